@@ -1,0 +1,50 @@
+# Two functions that every area uses, so that flags live in one place.
+
+set(RAREFY_WARNINGS -Wall -Wextra -Wshadow -Wpedantic -Wno-missing-field-initializers)
+if(RAREFY_WERROR)
+  list(APPEND RAREFY_WARNINGS -Werror)
+endif()
+
+add_library(rarefy_flags INTERFACE)
+target_include_directories(rarefy_flags INTERFACE
+  $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}/include> $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}/src>)
+target_link_libraries(rarefy_flags INTERFACE Threads::Threads)
+if(RAREFY_SANITIZE)
+  target_compile_options(rarefy_flags INTERFACE -fsanitize=${RAREFY_SANITIZE} -fno-omit-frame-pointer)
+  target_link_options(rarefy_flags INTERFACE -fsanitize=${RAREFY_SANITIZE})
+  if(RAREFY_SANITIZE MATCHES "undefined")
+    target_compile_options(rarefy_flags INTERFACE -fno-sanitize-recover=undefined)
+  endif()
+endif()
+
+# rarefy_area(<area> SOURCES <file>... [LINK <target>...] [PRIVATE_LINK <target>...])
+# A static library rarefy_<area>. LINK names the areas below it, PRIVATE_LINK the third-party libraries that stay inside.
+function(rarefy_area area)
+  cmake_parse_arguments(ARG "" "" "SOURCES;LINK;PRIVATE_LINK" ${ARGN})
+  add_library(rarefy_${area} STATIC ${ARG_SOURCES})
+  target_link_libraries(rarefy_${area} PUBLIC rarefy_flags ${ARG_LINK} PRIVATE ${ARG_PRIVATE_LINK})
+  target_compile_options(rarefy_${area} PRIVATE ${RAREFY_WARNINGS})
+  set_property(GLOBAL APPEND PROPERTY RAREFY_AREAS rarefy_${area})
+endfunction()
+
+# rarefy_isa_sources(<isa> <file>...): compiles each file for one instruction set. Such a file may not instantiate anything with
+# external linkage that portable code could share (no std containers, no inline functions of public headers that do work): the linker
+# would keep either copy.
+set(RAREFY_ISA_FLAGS_avx2 -mavx2 -mfma -mf16c -mbmi -mbmi2 -mpopcnt -mlzcnt)
+set(RAREFY_ISA_FLAGS_avx512 ${RAREFY_ISA_FLAGS_avx2} -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512cd -mavx512vbmi
+    -mavx512vbmi2 -mavx512bf16 -mavx512bitalg -mavx512vpopcntdq -mprefer-vector-width=512)
+set(RAREFY_ISA_FLAGS_amx ${RAREFY_ISA_FLAGS_avx512} -mamx-tile -mamx-bf16)
+function(rarefy_isa_sources isa)
+  set_property(SOURCE ${ARGN} APPEND PROPERTY COMPILE_OPTIONS ${RAREFY_ISA_FLAGS_${isa}})
+endfunction()
+
+# rarefy_test(<name> SOURCES <file>... LINK <target>...): one GoogleTest program, build/<preset>/tests/<name>.
+function(rarefy_test name)
+  cmake_parse_arguments(ARG "" "" "SOURCES;LINK" ${ARGN})
+  add_executable(test_${name} ${ARG_SOURCES})
+  target_link_libraries(test_${name} PRIVATE ${ARG_LINK} GTest::gtest GTest::gtest_main)
+  target_include_directories(test_${name} PRIVATE ${PROJECT_SOURCE_DIR}/tests)
+  target_compile_options(test_${name} PRIVATE ${RAREFY_WARNINGS})
+  target_compile_definitions(test_${name} PRIVATE RAREFY_SOURCE_DIR="${PROJECT_SOURCE_DIR}")
+  set_target_properties(test_${name} PROPERTIES OUTPUT_NAME ${name} RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/tests)
+endfunction()

@@ -1,0 +1,97 @@
+// A model folder as Hugging Face lays it out: shards, index, config.json, tokenizer; dense or
+// compressed-tensors.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "rarefy/dtype.h"
+#include "rarefy/tensor.h"
+#include "rarefy/threads.h"
+
+namespace rarefy {
+
+/// How a checkpoint stores a tensor.
+enum class Storage : std::uint8_t { kDense, kSparseBitmask, kSparse24Bitmask };
+
+const char* to_string(Storage storage);  ///< compressed-tensors' names: "dense", "sparse-bitmask",
+                                         ///< "sparse-24-bitmask".
+
+/// One logical tensor of a checkpoint; the several arrays of a compressed weight count as one.
+struct CheckpointTensor {
+  std::string name;  ///< As the dense model calls it: "model.layers.0.mlp.up_proj.weight".
+  DType dtype = DType::kF32;
+  Shape shape;  ///< The dense shape.
+  Storage storage = Storage::kDense;
+  std::size_t bytes = 0;  ///< In the file, all arrays together.
+  std::size_t dense_bytes = 0;
+};
+
+/// All shards of a folder (or one .safetensors file), mapped. Immutable; may be read by many
+/// threads.
+class Checkpoint {
+ public:
+  /// Finds model.safetensors.index.json, model.safetensors or the only *.safetensors of the folder,
+  /// checks that every indexed tensor is there, and groups compressed-tensors arrays (current and
+  /// older spellings). Throws `Error`.
+  static std::shared_ptr<const Checkpoint> open(const std::filesystem::path& path);
+  ~Checkpoint();
+
+  [[nodiscard]] const std::filesystem::path& directory() const;
+  [[nodiscard]] const std::vector<CheckpointTensor>& tensors()
+      const;  ///< Sorted by name, numbers by value.
+  [[nodiscard]] const CheckpointTensor* find(const std::string& name) const;
+
+  /// A 1-D or 2-D tensor of a compute dtype as a source (1-D gives one row); shares ownership of
+  /// the mapping. Compressed rows decode on demand. The structure of a compressed tensor is
+  /// validated here. Throws `Error` when it is missing, of another rank or dtype.
+  [[nodiscard]] std::shared_ptr<const RowSource> source(const std::string& name) const;
+
+  /// Copy of a small tensor as f32 (norm weights, biases), from f32, f16, bf16 or f64.
+  [[nodiscard]] std::vector<float> floats(const std::string& name) const;
+
+  /// Tells the kernel that the pages behind `name` will not be needed again soon: keeps the
+  /// resident set at one layer.
+  void drop_pages(const std::string& name) const;
+
+ private:
+  struct Impl;
+  explicit Checkpoint(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+/// Writes a folder that Hugging Face and compressed-tensors read: shards of at most `shard_bytes`
+/// with an index when there are several, config.json with `compression_config` where anything is
+/// stored sparse, and the side files (tokenizer, generation config) copied. Everything is written
+/// under temporary names and renamed by `finish`; a failure leaves an older checkpoint as it was.
+class CheckpointWriter {
+ public:
+  struct Options {
+    std::uint64_t shard_bytes = std::uint64_t{5} << 30;
+    bool overwrite = false;  ///< Otherwise an existing checkpoint in the folder is an error.
+  };
+  CheckpointWriter(std::filesystem::path directory, const Checkpoint& like, Options options);
+  CheckpointWriter(std::filesystem::path directory, const Checkpoint& like)
+      : CheckpointWriter(std::move(directory), like, Options{}) {}
+  ~CheckpointWriter();
+
+  /// Writes a tensor; 2-D sources may be stored as kDense or kSparseBitmask (current names of
+  /// compressed-tensors).
+  void add(const std::string& name, const RowSource& source, Storage storage,
+           ThreadPool& pool = default_pool());
+  /// Copies a tensor of the original bit for bit, whatever its dtype and storage.
+  void copy(const std::string& name);
+  /// Text to be kept beside the weights, such as the recipe that made them ("recipe.yaml").
+  void add_file(const std::string& file_name, const std::string& contents);
+  void finish();
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace rarefy

@@ -1,0 +1,117 @@
+// A decoder-only transformer over weights of any format.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <limits>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "rarefy/checkpoint.h"
+#include "rarefy/config.h"
+#include "rarefy/planner.h"
+#include "rarefy/progress.h"
+#include "rarefy/tensor.h"
+#include "rarefy/threads.h"
+#include "rarefy/tokenizer.h"
+
+namespace rarefy {
+
+struct LoadOptions {
+  std::vector<Workload> workloads{{1, 1.0}, {128, 0.05}};  ///< What the plans optimise for.
+  Precision precision = Precision::kExact;
+  std::vector<FormatSpec> formats;  ///< Restricts the search; {format::kDense} loads a dense model.
+  bool measure = true;              ///< false: plans from cache or estimate only.
+  std::size_t memory_budget =
+      std::numeric_limits<std::size_t>::max();  ///< Bytes for all packed weights together.
+  Progress* progress = nullptr;
+};
+
+/// One weight of a loaded model: its name in the checkpoint, its plan, its packed form.
+struct ModelWeight {
+  std::string name;
+  const Linear* linear = nullptr;
+};
+
+/// Keys and values of one sequence, all layers.
+class KvCache {
+ public:
+  KvCache(const ModelConfig& config, std::int64_t capacity, DType dtype = DType::kF32);
+  [[nodiscard]] std::int64_t size() const { return size_; }
+  [[nodiscard]] std::int64_t capacity() const { return capacity_; }
+  [[nodiscard]] std::size_t bytes() const;
+  void truncate(std::int64_t size);                  ///< Forgets positions from `size` on.
+  [[nodiscard]] MatrixRef keys(std::int64_t layer);  ///< capacity × (kv_heads·head_dim)
+  [[nodiscard]] MatrixRef values(std::int64_t layer);
+  void append(std::int64_t tokens) { size_ += tokens; }
+
+ private:
+  std::int64_t layers_, capacity_, width_, size_ = 0;
+  DType dtype_;
+  std::vector<Buffer> keys_, values_;
+};
+
+/// Inputs of the linear layers as they pass by: how calibration sees a model. `x` is T×K f32, valid
+/// during the call.
+using LinearHook = std::function<void(std::string_view weight_name, ConstMatrixRef x)>;
+
+class Model {
+ public:
+  static std::unique_ptr<Model> load(const std::filesystem::path& directory, Planner& planner,
+                                     const LoadOptions& options, ThreadPool& pool = default_pool());
+  ~Model();
+
+  [[nodiscard]] const ModelConfig& config() const;
+  [[nodiscard]] std::vector<ModelWeight> weights() const;
+  [[nodiscard]] std::size_t weight_bytes()
+      const;  ///< Packed weights, embeddings and norms as held in memory.
+  [[nodiscard]] std::size_t dense_weight_bytes()
+      const;  ///< The same, all stored dense in the checkpoint's dtype.
+
+  enum class Logits : std::uint8_t { kLast, kAll };
+
+  /// Runs `ids` after what `cache` holds, in chunks of at most `chunk` tokens, and appends them to
+  /// the cache.
+  /// @return logits, f32: 1×vocab (kLast) or T×vocab (kAll). Throws `Error` when the cache is too
+  /// small or an id out of range.
+  Buffer forward(std::span<const TokenId> ids, KvCache& cache, Logits which = Logits::kLast,
+                 std::int64_t chunk = 512);
+
+ private:
+  struct Impl;
+  explicit Model(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+/// One decoder layer and the hidden states that flow through it, for work that must hold only one
+/// layer in memory (calibration). Weights are read from the checkpoint as they are (dense f32
+/// compute); see compress.
+class LayerStream {
+ public:
+  LayerStream(std::shared_ptr<const Checkpoint> checkpoint, const ModelConfig& config,
+              ThreadPool& pool = default_pool());
+  ~LayerStream();
+  /// Hidden states T×D of `ids` before layer 0.
+  Buffer embed(std::span<const TokenId> ids);
+  /// Loads layer `layer` (dropping the one before).
+  void load(std::int64_t layer);
+  /// Names of the layer's linear weights in the order in which they run: q, k, v, o, gate, up,
+  /// down.
+  [[nodiscard]] std::vector<std::string> weight_names() const;
+  /// Replaces a weight of the loaded layer (M×K, any dtype), so that later tensors see the pruned
+  /// model.
+  void replace(const std::string& name, std::shared_ptr<const RowSource> weight);
+  /// Runs one sequence of T tokens in place through the loaded layer; `hook` sees the input of
+  /// every linear weight.
+  void forward(MatrixRef hidden, const LinearHook& hook);
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace rarefy

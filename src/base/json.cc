@@ -1,0 +1,32 @@
+#include "base/json.h"
+
+#include <set>
+#include <vector>
+
+#include "base/check.h"
+
+namespace rarefy {
+
+Json parse_json(std::string_view text, const std::string& where) {
+  constexpr int kMaxDepth = 128;
+  std::vector<std::set<std::string>> keys;  // of the objects that are open
+  const Json::parser_callback_t watch = [&](int depth, Json::parse_event_t event, Json& parsed) {
+    if (depth > kMaxDepth)
+      fail(ErrorKind::kCorrupt, "{}: JSON nests deeper than {} levels", where, kMaxDepth);
+    if (event == Json::parse_event_t::object_start) keys.emplace_back();
+    if (event == Json::parse_event_t::object_end) keys.pop_back();
+    if (event == Json::parse_event_t::key &&
+        !keys.back().insert(parsed.get<std::string>()).second) {
+      fail(ErrorKind::kCorrupt, "{}: expected distinct keys, found '{}' twice in one object", where,
+           parsed.get<std::string>());
+    }
+    return true;
+  };
+  try {
+    return Json::parse(text.begin(), text.end(), watch);
+  } catch (const Json::exception& e) {
+    fail(ErrorKind::kCorrupt, "{}: expected valid JSON, found: {}", where, e.what());
+  }
+}
+
+}  // namespace rarefy
