@@ -38,7 +38,7 @@ function(rarefy_isa_sources isa)
   set_property(SOURCE ${ARGN} APPEND PROPERTY COMPILE_OPTIONS ${RAREFY_ISA_FLAGS_${isa}})
 endfunction()
 
-# rarefy_test(<name> SOURCES <file>... LINK <target>...): one GoogleTest program, build/<preset>/tests/<name>.
+# rarefy_test(<name> SOURCES <file>... LINK <target>...): one GoogleTest program, build/<preset>/test-bin/<name>.
 function(rarefy_test name)
   cmake_parse_arguments(ARG "" "" "SOURCES;LINK" ${ARGN})
   add_executable(test_${name} ${ARG_SOURCES})
@@ -46,5 +46,5 @@ function(rarefy_test name)
   target_include_directories(test_${name} PRIVATE ${PROJECT_SOURCE_DIR}/tests)
   target_compile_options(test_${name} PRIVATE ${RAREFY_WARNINGS})
   target_compile_definitions(test_${name} PRIVATE RAREFY_SOURCE_DIR="${PROJECT_SOURCE_DIR}")
-  set_target_properties(test_${name} PROPERTIES OUTPUT_NAME ${name} RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/tests)
+  set_target_properties(test_${name} PROPERTIES OUTPUT_NAME ${name} RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/test-bin)
 endfunction()

@@ -1,0 +1,81 @@
+#include "rarefy/threads.h"
+
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <numeric>
+#include <stdexcept>
+#include <thread>
+#include <vector>
+
+#include "rarefy/error.h"
+
+namespace rarefy {
+namespace {
+
+TEST(ThreadPool, EveryWorkerRunsOnce) {
+  for (int threads : {1, 2, 3, 5}) {
+    ThreadPool pool(threads);
+    ASSERT_EQ(pool.size(), threads);
+    for (int round = 0; round < 50; ++round) {
+      std::vector<std::atomic<int>> calls(static_cast<std::size_t>(threads));
+      pool.run([&](int worker) { ++calls[static_cast<std::size_t>(worker)]; });
+      for (const auto& count : calls) EXPECT_EQ(count.load(), 1);
+    }
+  }
+}
+
+TEST(ThreadPool, RangesCoverEachItemOnce) {
+  ThreadPool pool(3);
+  for (std::int64_t count : {0, 1, 2, 3, 7, 1000}) {
+    std::vector<std::atomic<int>> hits(static_cast<std::size_t>(count));
+    const auto touch = [&](std::int64_t begin, std::int64_t end) {
+      ASSERT_LT(begin, end);
+      for (std::int64_t i = begin; i < end; ++i) ++hits[static_cast<std::size_t>(i)];
+    };
+    pool.parallel_for(count, touch);
+    pool.parallel_dynamic(count, 4, touch);
+    for (const auto& hit : hits) EXPECT_EQ(hit.load(), 2);
+  }
+}
+
+TEST(ThreadPool, AnExceptionReachesTheCallerAndThePoolLivesOn) {
+  ThreadPool pool(2);
+  for (int thrower : {0, 1}) {
+    EXPECT_THROW(pool.run([&](int worker) {
+      if (worker == thrower) throw std::runtime_error("no");
+    }),
+                 std::runtime_error);
+  }
+  std::atomic<int> calls{0};
+  pool.run([&](int) { ++calls; });
+  EXPECT_EQ(calls.load(), 2);
+}
+
+TEST(ThreadPool, NestedJobsRunInline) {
+  ThreadPool pool(2);
+  std::atomic<int> calls{0};
+  pool.run([&](int) { pool.run([&](int) { ++calls; }); });
+  EXPECT_EQ(calls.load(), 4);
+}
+
+TEST(ThreadPool, TwoCallersTakeTurns) {
+  ThreadPool pool(2);
+  std::atomic<int> calls{0};
+  const auto many = [&] {
+    for (int i = 0; i < 200; ++i) pool.run([&](int) { ++calls; });
+  };
+  std::thread other(many);
+  many();
+  other.join();
+  EXPECT_EQ(calls.load(), 800);
+}
+
+TEST(ThreadPool, RefusesNonsense) {
+  EXPECT_THROW(ThreadPool(-1), Error);
+  ThreadPool pool(1);
+  EXPECT_THROW(pool.parallel_dynamic(3, 0, [](std::int64_t, std::int64_t) {}), Error);
+}
+
+}  // namespace
+}  // namespace rarefy
