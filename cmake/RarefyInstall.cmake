@@ -5,8 +5,11 @@ add_library(rarefy::rarefy ALIAS rarefy)
 target_include_directories(rarefy PUBLIC $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}/include>
                                          $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}>)
 target_compile_features(rarefy PUBLIC cxx_std_20)
+# An area also comes in as a dependency of the next one, without the feature; the override settles that.
+list(JOIN areas "," area_list)
+set_property(TARGET rarefy PROPERTY LINK_LIBRARY_OVERRIDE "WHOLE_ARCHIVE,${area_list}")
 foreach(area ${areas})
-  target_link_libraries(rarefy PRIVATE $<BUILD_INTERFACE:$<LINK_LIBRARY:WHOLE_ARCHIVE,${area}>>)
+  target_link_libraries(rarefy PRIVATE $<BUILD_INTERFACE:${area}>)
 endforeach()
 set_target_properties(rarefy PROPERTIES VERSION ${PROJECT_VERSION} SOVERSION ${PROJECT_VERSION_MAJOR})
 
