@@ -8,8 +8,8 @@
 
 namespace rarefy::testing {
 
-/// `relative` below $RAREFY_SHARED, or below `shared/` beside the source tree; nullopt where it is absent. Tests then
-/// GTEST_SKIP() and say what is missing.
+/// `relative` below $RAREFY_SHARED, or below `shared/` beside the source tree; nullopt where it is
+/// absent. Tests then GTEST_SKIP() and say what is missing.
 inline std::optional<std::filesystem::path> shared_path(const std::string& relative) {
   const char* root = std::getenv("RAREFY_SHARED");
   const std::filesystem::path base =

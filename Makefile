@@ -1,0 +1,46 @@
+# Two commands do everything on a fresh Debian machine: `make demo` and `make test`.
+#   make demo     prune a real model, tune it, compare it with the dense one, write a report
+#   make test     build and run every test
+#   make build    build/release/rarefy
+#   make bench    operator and model benchmarks; rows go to bench/results/
+#   make lint     clang-format and clang-tidy;  make format applies clang-format
+#   make install  to PREFIX (default /usr/local), with find_package(rarefy)
+#   make deps     only install or name the Debian packages that are missing
+
+PREFIX ?= /usr/local
+BUILD  := build/release
+JOBS   ?= $(shell nproc)
+
+.PHONY: build demo test bench format lint install deps clean
+
+build: deps $(BUILD)/build.ninja
+	cmake --build $(BUILD) --target rarefy_cli -j $(JOBS)
+
+demo: build
+	tools/demo.sh $(BUILD)/rarefy
+
+test: deps $(BUILD)/build.ninja
+	cmake --build $(BUILD) -j $(JOBS)
+	tools/run_tests.sh $(BUILD)
+
+bench: build
+	tools/bench.sh $(BUILD)/rarefy
+
+format:
+	tools/lint.sh --fix
+
+lint: deps $(BUILD)/build.ninja
+	tools/lint.sh $(BUILD)
+
+install: deps $(BUILD)/build.ninja
+	cmake --build $(BUILD) -j $(JOBS)
+	cmake --install $(BUILD) --prefix $(PREFIX)
+
+deps:
+	@tools/install_deps.sh
+
+$(BUILD)/build.ninja: CMakeLists.txt CMakePresets.json | deps
+	cmake --preset release
+
+clean:
+	rm -rf build

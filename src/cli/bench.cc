@@ -1,0 +1,253 @@
+// rarefy bench: tokens a second of a whole model, in llama-bench's conventions; `bench ops` times
+// single operators.
+#include <sys/resource.h>
+
+#include <chrono>
+#include <cmath>
+#include <cstdio>
+#include <ctime>
+#include <random>
+
+#include "base/check.h"
+#include "cli/bench_ops.h"
+#include "cli/terminal.h"
+#include "cli/verb.h"
+#include "cli/version.h"
+#include "rarefy/cpu.h"
+#include "rarefy/generate.h"
+#include "rarefy/threads.h"
+
+namespace rarefy::cli {
+namespace {
+
+struct Flags {
+  ModelFlags model;
+  std::vector<std::int64_t> prompt{512}, gen{128};
+  int repetitions = 5;
+  std::int64_t batch = 512;
+  std::string output = "md";
+};
+
+/// One line of the result: a prompt length or a number of generated tokens.
+struct Test {
+  std::int64_t prompt = 0, gen = 0;
+  std::vector<double> seconds;
+
+  [[nodiscard]] std::string name() const {
+    return prompt > 0 ? "pp" + std::to_string(prompt) : "tg" + std::to_string(gen);
+  }
+  [[nodiscard]] double tokens() const { return static_cast<double>(prompt > 0 ? prompt : gen); }
+};
+
+std::pair<double, double> mean_and_deviation(const std::vector<double>& values) {
+  double mean = 0;
+  for (double v : values) mean += v / static_cast<double>(values.size());
+  double square = 0;
+  for (double v : values) square += (v - mean) * (v - mean);
+  return {mean,
+          values.size() > 1 ? std::sqrt(square / static_cast<double>(values.size() - 1)) : 0.0};
+}
+
+/// Random ids: what is written does not change the work.
+std::vector<TokenId> random_ids(std::int64_t count, std::int64_t vocabulary) {
+  std::mt19937_64 random(1);
+  std::vector<TokenId> ids(static_cast<std::size_t>(count));
+  for (TokenId& id : ids)
+    id = static_cast<TokenId>(random() % static_cast<std::uint64_t>(vocabulary));
+  return ids;
+}
+
+double run_once(Model& model, const Test& test, std::int64_t batch) {
+  const std::int64_t positions = std::max<std::int64_t>(test.prompt, test.gen);
+  KvCache cache(model.config(), positions);
+  const std::vector<TokenId> ids = random_ids(positions, model.config().vocab_size);
+  const auto start = std::chrono::steady_clock::now();
+  if (test.prompt > 0) {
+    model.forward(ids, cache, Model::Logits::kLast, batch);
+  } else {
+    for (const TokenId& id : ids) model.forward({&id, 1}, cache);
+  }
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+std::size_t peak_resident_bytes() {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  return static_cast<std::size_t>(usage.ru_maxrss) * 1024;
+}
+
+std::string utc_now() {
+  const std::time_t now = std::time(nullptr);
+  char text[32];
+  std::strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%SZ", std::gmtime(&now));
+  return text;
+}
+
+OrderedJson as_json(const Test& test, const Model& model, const Flags& flags, double load_s) {
+  std::vector<double> ns;
+  std::vector<double> rates;
+  for (double s : test.seconds) {
+    ns.push_back(std::round(s * 1e9));
+    rates.push_back(test.tokens() / s);
+  }
+  const auto [avg_ns, dev_ns] = mean_and_deviation(ns);
+  const auto [avg_ts, dev_ts] = mean_and_deviation(rates);
+  const std::string precision = flags.model.activations == "bf16" ? "bf16" : "f32";
+  return {{"build_commit", commit()},
+          {"build_number", 0},
+          {"cpu_info", cpu_info().brand},
+          {"gpu_info", ""},
+          {"backends", std::string("CPU (") + to_string(active_isa()) + ")"},
+          {"model_filename", flags.model.directory},
+          {"model_type", std::string(to_string(model.config().family)) + " " +
+                             human_count(static_cast<double>(model.config().parameters()))},
+          {"model_size", model.weight_bytes()},
+          {"model_n_params", model.config().parameters()},
+          {"n_batch", flags.batch},
+          {"n_ubatch", flags.batch},
+          {"n_threads", default_pool().size()},
+          {"type_k", "f32"},
+          {"type_v", "f32"},
+          {"n_gpu_layers", 0},
+          {"use_mmap", true},
+          {"n_prompt", test.prompt},
+          {"n_gen", test.gen},
+          {"n_depth", 0},
+          {"test_time", utc_now()},
+          {"avg_ns", static_cast<std::int64_t>(avg_ns)},
+          {"stddev_ns", static_cast<std::int64_t>(dev_ns)},
+          {"avg_ts", avg_ts},
+          {"stddev_ts", dev_ts},
+          {"samples_ns", ns},
+          {"samples_ts", rates},
+          {"activations", precision},
+          {"dense_size", model.dense_weight_bytes()},
+          {"peak_rss", peak_resident_bytes()},
+          {"load_s", load_s}};
+}
+
+void print_table(const OrderedJson& rows, bool markdown) {
+  Table table({"model", "size", "of dense", "params", "backend", "threads", "test", "t/s"});
+  for (const OrderedJson& row : rows) {
+    const double size = row["model_size"].get<double>();
+    const std::string test = row["n_prompt"].get<int>() > 0
+                                 ? "pp" + std::to_string(row["n_prompt"].get<int>())
+                                 : "tg" + std::to_string(row["n_gen"].get<int>());
+    char rate[64];
+    std::snprintf(rate, sizeof rate, "%.2f ± %.2f", row["avg_ts"].get<double>(),
+                  row["stddev_ts"].get<double>());
+    table.add({row["model_type"].get<std::string>(), human_bytes(size),
+               percent(size / row["dense_size"].get<double>()),
+               human_count(row["model_n_params"].get<double>()), row["backends"].get<std::string>(),
+               std::to_string(row["n_threads"].get<int>()), test, rate});
+  }
+  std::fputs(markdown ? table.markdown().c_str() : table.text().c_str(), stdout);
+}
+
+void print_csv(const OrderedJson& rows) {
+  if (rows.empty()) return;
+  std::vector<std::string> header;
+  for (const auto& [key, value] : rows[0].items()) {
+    if (!value.is_array()) header.push_back(key);
+  }
+  Table table(header);
+  for (const OrderedJson& row : rows) {
+    std::vector<std::string> cells;
+    for (const std::string& key : header)
+      cells.push_back(row[key].is_string() ? row[key].get<std::string>() : row[key].dump());
+    table.add(cells);
+  }
+  std::fputs(table.csv().c_str(), stdout);
+}
+
+void run(const Flags& flags, const Session& session) {
+  const LoadOptions load = [&] {
+    LoadOptions options = flags.model.load_options(session);
+    options.workloads = {
+        {1, 1.0},
+        {std::min<std::int64_t>(flags.batch, flags.prompt.empty() ? 1 : flags.prompt.front()),
+         0.05}};
+    if (options.workloads[1].n <= 1) options.workloads.pop_back();
+    return options;
+  }();
+  Planner planner = session.make_planner();
+  // The first load measures plans; load_s is that of a second one, with the plans at hand, as users
+  // meet it every day.
+  Model::load(flags.model.directory, planner, load).reset();
+  const auto start = std::chrono::steady_clock::now();
+  const auto model = Model::load(flags.model.directory, planner, load);
+  const double load_s =
+      std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+
+  std::vector<Test> tests;
+  for (std::int64_t p : flags.prompt) {
+    if (p > 0) tests.push_back({p, 0, {}});
+  }
+  for (std::int64_t n : flags.gen) {
+    if (n > 0) tests.push_back({0, n, {}});
+  }
+  require(!tests.empty(), "-p, -n: expected at least one positive number of tokens");
+  OrderedJson rows = OrderedJson::array();
+  for (Test& test : tests) {
+    run_once(*model,
+             {std::min<std::int64_t>(test.prompt, 64), std::min<std::int64_t>(test.gen, 4), {}},
+             flags.batch);  // Warm-up
+    for (int r = 0; r < flags.repetitions; ++r) {
+      session.progress().update("bench", r, flags.repetitions, test.name());
+      test.seconds.push_back(run_once(*model, test, flags.batch));
+    }
+    session.progress().update("bench", 1, 1, "");
+    rows.push_back(as_json(test, *model, flags, load_s));
+  }
+  if (session.json || flags.output == "json") return print_json(rows);
+  if (flags.output == "jsonl") {
+    for (const OrderedJson& row : rows) std::printf("%s\n", row.dump().c_str());
+  } else if (flags.output == "csv") {
+    print_csv(rows);
+  } else {
+    print_table(rows, !stdout_is_terminal());
+  }
+}
+
+}  // namespace
+
+void add_bench(CLI::App& app, Session& session) {
+  auto flags = std::make_shared<Flags>();
+  CLI::App* verb = app.add_subcommand(
+      "bench",
+      "Measure tokens a second (pp: prompt, tg: generation); `bench ops` measures operators");
+  verb->fallthrough();
+  flags->model.add_to(*verb);
+  verb->get_option("--model")->required(false);
+  verb->add_option("-p,--n-prompt", flags->prompt, "Prompt lengths")
+      ->delimiter(',')
+      ->check(CLI::NonNegativeNumber)
+      ->type_name("N,…");
+  verb->add_option("-n,--n-gen", flags->gen, "Numbers of generated tokens")
+      ->delimiter(',')
+      ->check(CLI::NonNegativeNumber)
+      ->type_name("N,…");
+  verb->add_option("-r,--repetitions", flags->repetitions, "Runs of each test")
+      ->check(CLI::Range(1, 1000))
+      ->capture_default_str()
+      ->type_name("N");
+  verb->add_option("-b,--batch-size", flags->batch, "Tokens of a prompt processed at once")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str()
+      ->type_name("N");
+  verb->add_option("-o,--output", flags->output, "md, csv, json or jsonl")
+      ->check(CLI::IsMember({"md", "csv", "json", "jsonl"}))
+      ->capture_default_str();
+  verb->footer(
+      "Examples:\n  rarefy bench -m my-model-thin -p 512 -n 128 -r 5\n  rarefy bench ops --shape "
+      "4096x14336 --n 1,16 --sparsity 0.5,0.7,0.9");
+  add_bench_ops(*verb, session);
+  verb->require_subcommand(0, 1);
+  verb->callback([verb, flags, &session] {
+    if (!verb->get_subcommands().empty()) return;
+    require(!flags->model.directory.empty(), "-m: expected a model folder (or `rarefy bench ops`)");
+    run(*flags, session);
+  });
+}
+
+}  // namespace rarefy::cli

@@ -1,0 +1,100 @@
+// rarefy explain: what was chosen for a weight, what was rejected, and why.
+#include <cstdio>
+
+#include "base/check.h"
+#include "cli/plan_view.h"
+#include "cli/terminal.h"
+#include "cli/verb.h"
+#include "rarefy/checkpoint.h"
+
+namespace rarefy::cli {
+namespace {
+
+struct Flags {
+  std::string model, weight;
+  std::vector<std::int64_t> n{1, 128};
+  std::string activations = "exact";
+};
+
+/// Linear weights of the checkpoint whose name contains `part`.
+std::vector<std::string> matching_weights(const Checkpoint& checkpoint, const std::string& part) {
+  std::vector<std::string> names;
+  for (const CheckpointTensor& tensor : checkpoint.tensors()) {
+    if (tensor.shape.size() == 2 && is_compute_dtype(tensor.dtype) &&
+        tensor.name.find(part) != std::string::npos)
+      names.push_back(tensor.name);
+  }
+  if (names.empty()) {
+    fail(ErrorKind::kInvalidArgument,
+         "--weight: expected (part of) the name of a matrix in {}, got '{}'; rarefy inspect lists "
+         "them",
+         checkpoint.directory().string(), part);
+  }
+  return names;
+}
+
+void run(const Flags& flags, const Session& session) {
+  require_path(flags.model, "-m");
+  const auto checkpoint = Checkpoint::open(flags.model);
+  Planner planner = session.make_planner();
+  PlanRequest request;
+  request.workloads.clear();
+  for (std::int64_t n : flags.n)
+    request.workloads.push_back({n, request.workloads.empty() ? 1.0 : 0.05});
+  if (flags.activations == "bf16") request.precision = Precision::kBf16;
+
+  const MachineCeilings& ceilings = planner.ceilings();
+  OrderedJson list = OrderedJson::array();
+  if (!session.json) {
+    std::printf(
+        "this machine: %.1f GB/s from memory, %.1f GB/s from cache, %.2f GHz under vector load\n",
+        ceilings.dram_gb_per_s, ceilings.cache_gb_per_s, ceilings.ghz);
+  }
+  for (const std::string& name : matching_weights(*checkpoint, flags.weight)) {
+    const auto source = checkpoint->source(name);
+    const Plan plan = planner.plan(*source, request);
+    if (session.json) {
+      list.push_back({{"name", name},
+                      {"shape", {source->rows(), source->cols()}},
+                      {"format", plan.format.name()},
+                      {"bytes", plan.bytes},
+                      {"dense_bytes", plan.dense_bytes},
+                      {"from_cache", plan.from_cache},
+                      {"candidates", candidates_as_json(plan)}});
+      continue;
+    }
+    std::printf("\n%s  %lldx%lld → %s%s\n%s", name.c_str(), static_cast<long long>(source->rows()),
+                static_cast<long long>(source->cols()), plan.format.name().c_str(),
+                plan.from_cache ? "  (plan from cache)" : "", candidates_as_table(plan).c_str());
+  }
+  if (session.json)
+    print_json({{"ceilings",
+                 {{"dram_gb_per_s", ceilings.dram_gb_per_s},
+                  {"cache_gb_per_s", ceilings.cache_gb_per_s},
+                  {"ghz", ceilings.ghz}}},
+                {"weights", std::move(list)}});
+}
+
+}  // namespace
+
+void add_explain(CLI::App& app, Session& session) {
+  auto flags = std::make_shared<Flags>();
+  CLI::App* verb =
+      app.add_subcommand("explain", "Say what was chosen for a weight, what was rejected, and why");
+  verb->fallthrough();
+  verb->add_option("-m,--model", flags->model, "Model folder")->required()->type_name("DIR");
+  verb->add_option("-w,--weight", flags->weight, "Name of a weight, or a part of it")
+      ->required()
+      ->type_name("NAME");
+  verb->add_option("--n", flags->n, "Columns to plan for; the first counts most")
+      ->delimiter(',')
+      ->check(CLI::PositiveNumber)
+      ->type_name("N,…");
+  verb->add_option("--activations", flags->activations, "exact or bf16")
+      ->check(CLI::IsMember({"exact", "bf16"}))
+      ->capture_default_str();
+  verb->footer("Example:\n  rarefy explain -m my-model-thin -w layers.0.mlp.down_proj");
+  verb->callback([flags, &session] { run(*flags, session); });
+}
+
+}  // namespace rarefy::cli

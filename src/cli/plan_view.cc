@@ -1,0 +1,107 @@
+#include "cli/plan_view.h"
+
+#include <fmt/format.h>
+
+#include <limits>
+
+#include "cli/terminal.h"
+
+namespace rarefy::cli {
+namespace {
+
+std::string range_of(const PlanStep& step) {
+  if (step.n_max == std::numeric_limits<std::int64_t>::max()) return fmt::format("{}+", step.n_min);
+  return step.n_min == step.n_max ? fmt::format("{}", step.n_min)
+                                  : fmt::format("{}-{}", step.n_min, step.n_max);
+}
+
+std::string time_or_dash(double us) {
+  return us > 0 ? human_time_us(us) : "-";
+}
+
+}  // namespace
+
+OrderedJson plans_as_json(const Model& model) {
+  OrderedJson list = OrderedJson::array();
+  for (const ModelWeight& weight : model.weights()) {
+    const Plan& plan = weight.linear->plan();
+    const Matrix& matrix = weight.linear->matrix();
+    OrderedJson steps = OrderedJson::array();
+    for (const PlanStep& step : plan.steps) {
+      OrderedJson item{{"n_min", step.n_min},
+                       {"n_max", nullptr},
+                       {"kernel", step.kernel},
+                       {"time_us", step.time_us},
+                       {"dense_us", step.dense_us}};
+      if (step.n_max != std::numeric_limits<std::int64_t>::max()) item["n_max"] = step.n_max;
+      steps.push_back(std::move(item));
+    }
+    list.push_back({{"name", weight.name},
+                    {"shape", {matrix.rows(), matrix.cols()}},
+                    {"density", matrix.density()},
+                    {"format", plan.format.name()},
+                    {"bytes", matrix.bytes()},
+                    {"dense_bytes", plan.dense_bytes},
+                    {"from_cache", plan.from_cache},
+                    {"steps", std::move(steps)}});
+  }
+  return list;
+}
+
+OrderedJson candidates_as_json(const Plan& plan) {
+  OrderedJson list = OrderedJson::array();
+  for (const Candidate& c : plan.candidates) {
+    list.push_back({{"n", c.n},
+                    {"format", c.format.name()},
+                    {"kernel", c.kernel},
+                    {"bytes", c.bytes},
+                    {"estimate_us", c.estimate_us},
+                    {"measured_us", c.measured_us},
+                    {"chosen", c.chosen},
+                    {"reason", c.reason}});
+  }
+  return list;
+}
+
+std::string plans_as_table(const Model& model) {
+  Table table({"weight", "shape", "density", "format", "N", "kernel", "time", "dense", "speed-up",
+               "bytes/dense"});
+  for (const ModelWeight& weight : model.weights()) {
+    const Plan& plan = weight.linear->plan();
+    const Matrix& matrix = weight.linear->matrix();
+    bool first = true;
+    for (const PlanStep& step : plan.steps) {
+      std::vector<std::string> row{
+          first ? weight.name : "",
+          first ? fmt::format("{}x{}", matrix.rows(), matrix.cols()) : "",
+          first ? percent(matrix.density()) : "",
+          first ? plan.format.name() : "",
+          range_of(step),
+          step.kernel,
+          time_or_dash(step.time_us),
+          time_or_dash(step.dense_us),
+          step.time_us > 0 && step.dense_us > 0
+              ? fmt::format("{:.2f}x", step.dense_us / step.time_us)
+              : "-",
+          first && plan.dense_bytes > 0
+              ? fmt::format("{:.2f}", static_cast<double>(matrix.bytes()) /
+                                          static_cast<double>(plan.dense_bytes))
+              : ""};
+      table.add(std::move(row));
+      first = false;
+    }
+  }
+  return table.text();
+}
+
+std::string candidates_as_table(const Plan& plan) {
+  Table table({"N", "format", "kernel", "size", "estimate", "measured", "verdict"});
+  for (const Candidate& c : plan.candidates) {
+    table.add({fmt::format("{}", c.n), c.format.name(), c.kernel,
+               human_bytes(static_cast<double>(c.bytes)), time_or_dash(c.estimate_us),
+               time_or_dash(c.measured_us), c.chosen ? "chosen" : c.reason});
+  }
+  return table.text();
+}
+
+}  // namespace rarefy::cli

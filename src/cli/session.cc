@@ -1,0 +1,103 @@
+#include <cctype>
+#include <cstdio>
+#include <cstdlib>
+
+#include "base/check.h"
+#include "cli/terminal.h"
+#include "cli/verb.h"
+#include "rarefy/cpu.h"
+#include "rarefy/threads.h"
+
+namespace rarefy::cli {
+
+void Session::apply() const {
+  if (threads != 0) set_default_threads(threads);
+  if (!isa.empty()) {
+    const std::optional<Isa> level = parse_isa(isa);
+    require(level.has_value(), "--isa: expected portable, avx2, avx512 or amx, got '{}'", isa);
+    force_isa(level);
+  }
+  require(device == "auto" || device == "cpu" || device == "cuda",
+          "--device: expected auto, cpu or cuda, got '{}'", device);
+  if (device == "cuda")
+    fail(ErrorKind::kUnsupported, "--device cuda: this build runs on the CPU only");
+}
+
+Planner Session::make_planner(bool freeze) const {
+  Planner::Options options;
+  options.cache_dir = cache_dir;
+  options.freeze = freeze;
+  return Planner(options);
+}
+
+Progress& Session::progress() const {
+  if (quiet || !stderr_is_terminal()) return no_progress();
+  static TerminalProgress terminal;
+  return terminal;
+}
+
+void ModelFlags::add_to(CLI::App& app) {
+  app.add_option("-m,--model", directory,
+                 "Model folder: config.json, tokenizer.json, *.safetensors")
+      ->required()
+      ->type_name("DIR");
+  app.add_option("--format", formats,
+                 "Only these weight formats: dense, bitmap, csr16, delta8, sell8, bsr16x32, … "
+                 "(dense is always tried)")
+      ->delimiter(',')
+      ->type_name("NAME,…");
+  app.add_option("--activations", activations,
+                 "exact: keep f32 activations; bf16: round them, faster at many tokens")
+      ->check(CLI::IsMember({"exact", "bf16"}))
+      ->capture_default_str();
+  app.add_option("--memory", memory, "Budget for all packed weights, such as 4GiB")
+      ->type_name("SIZE");
+  app.add_flag("--no-measure", no_measure, "Take cached plans or the estimate; measure nothing");
+}
+
+LoadOptions ModelFlags::load_options(const Session& session) const {
+  require_path(directory, "-m");
+  LoadOptions options;
+  for (const std::string& name : formats) {
+    const std::optional<FormatSpec> spec = FormatSpec::parse(name);
+    require(spec.has_value(),
+            "--format: expected a format such as bitmap, csr16, sell8, 2:4 or bsr16x32, got '{}'",
+            name);
+    options.formats.push_back(*spec);
+  }
+  if (activations == "bf16") options.precision = Precision::kBf16;
+  if (!memory.empty()) options.memory_budget = parse_bytes(memory, "--memory");
+  options.measure = !no_measure;
+  options.progress = &session.progress();
+  return options;
+}
+
+void require_path(const std::string& path, const char* flag) {
+  if (!std::filesystem::exists(path))
+    fail(ErrorKind::kIo, "{}: {}: no such file or folder", flag, path);
+}
+
+std::size_t parse_bytes(const std::string& text, const char* flag) {
+  char* end = nullptr;
+  const double number = std::strtod(text.c_str(), &end);
+  std::string unit;
+  for (; *end != '\0'; ++end) {
+    if (*end != ' ') unit += static_cast<char>(std::tolower(static_cast<unsigned char>(*end)));
+  }
+  constexpr std::pair<const char*, int> kUnits[] = {
+      {"", 0},     {"b", 0},  {"k", 10},  {"kb", 10},  {"kib", 10}, {"m", 20},  {"mb", 20},
+      {"mib", 20}, {"g", 30}, {"gb", 30}, {"gib", 30}, {"t", 40},   {"tib", 40}};
+  for (const auto& [name, shift] : kUnits) {
+    if (unit == name && number > 0 && number < 1e15)
+      return static_cast<std::size_t>(number * static_cast<double>(std::size_t{1} << shift));
+  }
+  fail(ErrorKind::kInvalidArgument, "{}: expected a size such as 4GiB or 512M, got '{}'", flag,
+       text);
+}
+
+void print_json(const OrderedJson& document) {
+  const std::string text = document.dump(2, ' ', false, OrderedJson::error_handler_t::replace);
+  std::printf("%s\n", text.c_str());
+}
+
+}  // namespace rarefy::cli

@@ -1,0 +1,68 @@
+// A verb of the command is one file: it declares its options and says what to do with them.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/json.h"
+#include "rarefy/model.h"
+#include "rarefy/planner.h"
+#include "rarefy/progress.h"
+
+namespace rarefy::cli {
+
+using OrderedJson = nlohmann::ordered_json;
+
+/// Options that every verb takes, and what they set up.
+struct Session {
+  bool json = false;
+  bool quiet = false;
+  int threads = 0;
+  std::string isa;
+  std::string cache_dir;
+  std::string device = "auto";
+
+  /// Applies threads, instruction set and device; called once, before the verb runs.
+  void apply() const;
+  [[nodiscard]] Planner make_planner(bool freeze = false) const;
+  /// Draws on stderr when that is a terminal and nobody asked for quiet; otherwise silent.
+  [[nodiscard]] Progress& progress() const;
+};
+
+/// Options of the verbs that load a model to run it.
+struct ModelFlags {
+  std::string directory;
+  std::vector<std::string> formats;
+  std::string activations = "exact";
+  std::string memory;
+  bool no_measure = false;
+
+  void add_to(CLI::App& app);
+  [[nodiscard]] LoadOptions load_options(const Session& session) const;
+};
+
+/// Checks that a folder or file exists, in Rarefy's words.
+void require_path(const std::string& path, const char* flag);
+
+/// "4GiB", "512M", "1000000": bytes, powers of 1024. Throws `Error`.
+std::size_t parse_bytes(const std::string& text, const char* flag);
+
+/// The one JSON document of a verb, on stdout.
+void print_json(const OrderedJson& document);
+
+void add_inspect(CLI::App& app, Session& session);
+void add_prune(CLI::App& app, Session& session);
+void add_tune(CLI::App& app, Session& session);
+void add_explain(CLI::App& app, Session& session);
+void add_perplexity(CLI::App& app, Session& session);
+void add_generate(CLI::App& app, Session& session);
+void add_bench(CLI::App& app, Session& session);
+void add_convert(CLI::App& app, Session& session);
+void add_doctor(CLI::App& app, Session& session);
+void add_report(CLI::App& app, Session& session);
+void add_completion(CLI::App& app, Session& session);
+
+}  // namespace rarefy::cli
