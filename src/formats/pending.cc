@@ -16,11 +16,9 @@ Support not_yet(const FormatSpec& spec) {
     return nullptr;                                                                    \
   }
 
-RAREFY_PENDING_FORMAT(dense_tiles)
 RAREFY_PENDING_FORMAT(csr)
 RAREFY_PENDING_FORMAT(delta)
 RAREFY_PENDING_FORMAT(sell)
 RAREFY_PENDING_FORMAT(nm)
-RAREFY_PENDING_FORMAT(bsr)
 
 }  // namespace rarefy
