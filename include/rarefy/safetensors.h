@@ -4,7 +4,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
-#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -38,6 +37,10 @@ class SafetensorsFile {
   [[nodiscard]] const TensorInfo* find(const std::string& name) const;
   [[nodiscard]] const std::byte* data(const TensorInfo& tensor) const;
   [[nodiscard]] const std::map<std::string, std::string>& metadata() const;
+
+  /// Tells the kernel that the pages behind `tensor` will not be needed again soon; they are read
+  /// back from the file when they are.
+  void drop_pages(const TensorInfo& tensor) const;
 
  private:
   struct Impl;

@@ -9,6 +9,10 @@ namespace rarefy {
 
 Json parse_json(std::string_view text, const std::string& where) {
   constexpr int kMaxDepth = 128;
+  if (const auto nul = text.find('\0'); nul != std::string_view::npos) {
+    // The parser would take it for the end and ignore what follows.
+    fail(ErrorKind::kCorrupt, "{}: expected JSON text, found a NUL byte at offset {}", where, nul);
+  }
   std::vector<std::set<std::string>> keys;  // of the objects that are open
   const Json::parser_callback_t watch = [&](int depth, Json::parse_event_t event, Json& parsed) {
     if (depth > kMaxDepth)
