@@ -3,34 +3,50 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "rarefy/checkpoint.h"
+#include "rarefy/error.h"
 #include "rarefy/progress.h"
 #include "rarefy/threads.h"
 
 namespace rarefy {
 
-enum class PruneMethod : std::uint8_t { kMagnitude, kWanda, kSparseGpt };
+enum class PruneMethod : std::uint8_t {
+  kMagnitude,  ///< Keeps large |w|.
+  kWanda,      ///< Keeps large |w_ij|·‖x_j‖₂ (Sun et al. 2023).
+  kSparseGpt,  ///< Optimal brain surgeon by columns, the weights left make up for those that went
+               ///< (Frantar & Alistarh 2023).
+};
+
+const char* to_string(PruneMethod method);  ///< "magnitude", "wanda", "sparsegpt"
+std::optional<PruneMethod> parse_prune_method(std::string_view name);
 
 /// Which weights compete for the same share of zeros.
 enum class PruneScope : std::uint8_t {
   kDefault,  ///< The method's own: magnitude kTensor, Wanda kRow, SparseGPT its column blocks.
   kTensor,
   kRow,
-  kGlobal,  ///< All targeted tensors together.
+  kGlobal,  ///< All targeted tensors together; magnitude only.
 };
+
+const char* to_string(PruneScope scope);  ///< "default", "tensor", "row", "global"
+std::optional<PruneScope> parse_prune_scope(std::string_view name);
 
 /// Shape of the mask: unstructured; n kept of every m consecutive inputs; or whole blocks of rows ×
 /// cols.
 struct PrunePattern {
   enum class Kind : std::uint8_t { kUnstructured, kNm, kBlock } kind = Kind::kUnstructured;
   std::int64_t a = 0, b = 0;  ///< n:m, or rows × cols.
-  /// "unstructured", "2:4", "4:8", "32x32"; throws `Error` for anything else.
+  /// "unstructured" (or "0:0"), "2:4", "4:8", "32x32"; throws `Error` for anything else.
   static PrunePattern parse(std::string_view text);
   [[nodiscard]] std::string name() const;
+  /// Whether a weight of this shape can be cut into whole groups or blocks.
+  [[nodiscard]] Support fits(std::int64_t rows, std::int64_t cols) const;
+  bool operator==(const PrunePattern&) const = default;
 };
 
 /// One step of a recipe: a method for the weights that it targets.
@@ -67,8 +83,9 @@ struct Calibration {
 struct PrunedTensor {
   std::string name;
   std::int64_t rows = 0, cols = 0, nnz = 0;
-  double error =
-      0;  ///< ‖(W-Ŵ)X‖² / ‖WX‖² over the calibration inputs (Wanda, SparseGPT), or ‖W-Ŵ‖² / ‖W‖².
+  /// ‖(W-Ŵ)X‖² / ‖WX‖² over a sample of the calibration inputs where the recipe calibrates and the
+  /// weight is in a decoder layer; otherwise ‖W-Ŵ‖² / ‖W‖².
+  double error = 0;
 };
 
 struct PruneReport {
