@@ -15,6 +15,8 @@ namespace {
 std::vector<const SpmmKernel*> collect() {
   std::vector<const SpmmKernel*> all;
   for (const std::span<const SpmmKernel* const> family : {
+           onednn_kernels(),
+           dense_rows_kernels(),
            panel_kernels(),
        }) {
     all.insert(all.end(), family.begin(), family.end());
