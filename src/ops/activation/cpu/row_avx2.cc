@@ -1,0 +1,10 @@
+#include "ops/simd/vec_avx2.h"
+// The kernels below are written over this Vec.
+#include "ops/activation/cpu/kernels.h"
+#include "ops/activation/cpu/row.h"
+
+namespace rarefy::activation {
+
+const Kernels kAvx2{swiglu_row, softmax_row, log_sum_exp_row};
+
+}  // namespace rarefy::activation
