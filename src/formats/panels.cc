@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cstring>
+#include <vector>
 
 #include "formats/nonzero_mask.h"
 #include "rarefy/cpu.h"
@@ -106,6 +108,33 @@ std::int64_t count_nonzeros(const RowSource& source, DType dtype, ThreadPool& po
                    total += count_nonzeros(values, dtype, (end - begin) * source.cols());
                  });
   return total;
+}
+
+void for_each_masked_row(const RowSource& source, DType dtype, ThreadPool& pool,
+                         const std::function<void(const MaskedRow&)>& body) {
+  const std::int64_t cols = source.cols();
+  const std::size_t row_bytes = static_cast<std::size_t>(cols) * size_of(dtype);
+  for_each_panel(source, dtype, default_panel_rows(source, dtype), pool,
+                 [&](std::int64_t begin, std::int64_t end, const void* panel) {
+                   std::vector<std::uint64_t> masks(static_cast<std::size_t>(cols / 64 + 2));
+                   const auto* values = static_cast<const std::byte*>(panel);
+                   for (std::int64_t r = begin; r < end; ++r, values += row_bytes) {
+                     const std::int64_t nnz = nonzero_mask(values, dtype, cols, masks.data());
+                     body({r, values, masks.data(), nnz});
+                   }
+                 });
+}
+
+std::int64_t to_offsets(std::int64_t* at, std::int64_t count) {
+  at[0] = 0;
+  for (std::int64_t i = 0; i < count; ++i) at[i + 1] += at[i];
+  return at[count];
+}
+
+Buffer buffer_with_tail(std::size_t bytes) {
+  Buffer buffer(bytes + kTailBytes);
+  std::memset(buffer.data() + bytes, 0, kTailBytes);
+  return buffer;
 }
 
 }  // namespace rarefy

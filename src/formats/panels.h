@@ -46,10 +46,43 @@ std::int64_t count_nonzeros(const void* values, DType dtype, std::int64_t count)
 /// Nonzeros of a whole source, by all threads.
 std::int64_t count_nonzeros(const RowSource& source, DType dtype, ThreadPool& pool);
 
+/// A row as a packer sees it.
+struct MaskedRow {
+  std::int64_t row;
+  const void* values;  ///< K values of the dtype asked for.
+  const std::uint64_t*
+      masks;  ///< Bit k % 64 of word k / 64: value k is not zero. A zero word follows.
+  std::int64_t nnz;
+};
+
+/// Calls body for every row, each exactly once, from all threads, in no particular order: the count
+/// pass and the fill pass of a packer.
+void for_each_masked_row(const RowSource& source, DType dtype, ThreadPool& pool,
+                         const std::function<void(const MaskedRow&)>& body);
+
+/// Turns counts in at[1…count] into offsets: at[0] = 0, at[i] = Σ of the first i counts. Returns
+/// the total.
+std::int64_t to_offsets(std::int64_t* at, std::int64_t count);
+
+/// Bytes behind every packed array that may be read and mean nothing (they are zero), so that
+/// kernels load whole vectors at the end of the last row.
+inline constexpr std::size_t kTailBytes = 64;
+
+/// A buffer of `bytes`, uninitialised, and kTailBytes of zeros behind them.
+Buffer buffer_with_tail(std::size_t bytes);
+
 /// Calls body(i) for each set bit of `mask`, upwards.
 template <class Body>
 void for_each_bit(std::uint64_t mask, Body&& body) {
   for (; mask != 0; mask &= mask - 1) body(std::countr_zero(mask));
+}
+
+/// The unsigned integer of an element's width, for code that only moves values:
+/// `dispatch_bits(dtype, [&](auto zero) { using Bits = decltype(zero); … })`.
+template <class Body>
+decltype(auto) dispatch_bits(DType dtype, Body&& body) {
+  if (dtype == DType::kF32) return body(std::uint32_t{});
+  return body(std::uint16_t{});
 }
 
 /// f32, f16 or bf16 by its type: `dispatch_dtype(dtype, [&](auto zero) { using T = decltype(zero);

@@ -16,9 +16,6 @@ Support not_yet(const FormatSpec& spec) {
     return nullptr;                                                                    \
   }
 
-RAREFY_PENDING_FORMAT(csr)
-RAREFY_PENDING_FORMAT(delta)
 RAREFY_PENDING_FORMAT(sell)
-RAREFY_PENDING_FORMAT(nm)
 
 }  // namespace rarefy
