@@ -1,0 +1,194 @@
+#include "planner/choose.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <limits>
+
+namespace rarefy::planning {
+namespace {
+
+/// A sparse format must beat dense by this much at least, and by twice its own standard error:
+/// between runs of a program, timings differ by a per cent or two even where they are stable.
+constexpr double kLeastGain = 0.02;
+/// Estimates are further off than measurements; a plan that rests on them alone wants more.
+constexpr double kLeastEstimatedGain = 0.10;
+
+bool is_dense(const FormatSpec& format) {
+  return format.format == Format::kDense;
+}
+
+/// Objective of one format, and how sure it is.
+struct Score {
+  double value = std::numeric_limits<double>::infinity();
+  double noise = 0;
+  bool measured = true;  ///< At every n.
+  bool complete = true;  ///< A kernel at every n.
+};
+
+Score score_of(std::span<const Entry> entries, const PlanRequest& request,
+               const FormatSpec& format) {
+  Score score;
+  double sum = 0;
+  double weights = 0;
+  for (const Workload& workload : request.workloads) {
+    const Entry* best = best_of(entries, format, workload.n);
+    if (best == nullptr) return {.measured = false, .complete = false};
+    const double dense = dense_time_us(entries, workload.n);
+    sum += workload.weight * (dense > 0 ? best->candidate.time_us() / dense : 1.0);
+    weights += workload.weight;
+    score.noise = std::max(score.noise, best->candidate.noise);
+    score.measured = score.measured && best->candidate.measured_us > 0;
+  }
+  score.value = weights > 0 ? sum / weights : 1.0;
+  return score;
+}
+
+std::vector<FormatSpec> distinct_formats(std::span<const Entry> entries) {
+  std::vector<FormatSpec> formats;
+  for (const Entry& entry : entries) {
+    if (entry.possible() &&
+        std::find(formats.begin(), formats.end(), entry.candidate.format) == formats.end())
+      formats.push_back(entry.candidate.format);
+  }
+  return formats;
+}
+
+/// Largest bytes seen for the format: exact where it was packed.
+std::size_t bytes_of(std::span<const Entry> entries, const FormatSpec& format) {
+  for (const Entry& entry : entries) {
+    if (entry.possible() && entry.candidate.format == format) return entry.candidate.bytes;
+  }
+  return 0;
+}
+
+std::string over_budget(std::size_t bytes, std::size_t budget) {
+  return fmt::format("over the memory budget: {:.1f} MB of {:.1f} MB",
+                     static_cast<double>(bytes) / 1e6, static_cast<double>(budget) / 1e6);
+}
+
+/// What is known about every format that some kernel runs.
+struct Standing {
+  FormatSpec format;
+  Score score;
+  bool fits = true;
+};
+
+void give_reasons(std::span<Entry> entries, const PlanRequest& request,
+                  std::span<const Standing> standings, const Standing& chosen) {
+  for (Entry& entry : entries) {
+    Candidate& c = entry.candidate;
+    if (!entry.possible()) continue;
+    const Entry* winner = best_of(entries, chosen.format, c.n);
+    const double best_us = winner != nullptr ? winner->candidate.time_us() : 0;
+    if (winner == &entry) {
+      c.chosen = true;
+      continue;
+    }
+    const auto standing = std::find_if(standings.begin(), standings.end(),
+                                       [&](const Standing& s) { return s.format == c.format; });
+    const bool rival = standing != standings.end();
+    if (c.format == chosen.format) {
+      // Dealt with below: it lost to another kernel of the same format.
+    } else if (rival && !standing->fits) {
+      c.reason = over_budget(c.bytes, request.memory_budget);
+      continue;
+    } else if (rival && !standing->score.complete) {
+      c.reason = "no kernel of this format runs every workload";
+      continue;
+    }
+    if (c.measured_us <= 0 && winner != nullptr && winner->candidate.measured_us > 0) {
+      c.reason = fmt::format("not measured: estimate {:.0f} us against {:.0f} us", c.estimate_us,
+                             winner->candidate.estimate_us);
+    } else if (c.time_us() > best_us) {
+      c.reason = fmt::format("slower: {:.0f} us against {:.0f} us", c.time_us(), best_us);
+    } else if (rival && standing->score.value > chosen.score.value) {
+      c.reason = fmt::format("slower over all workloads: {:.2f} of dense against {:.2f}",
+                             standing->score.value, chosen.score.value);
+    } else {
+      c.reason = fmt::format("not faster than dense by more than the noise ({:.1f} %)",
+                             100 * std::max(2 * c.noise, kLeastGain));
+    }
+  }
+}
+
+}  // namespace
+
+const Entry* best_of(std::span<const Entry> entries, const FormatSpec& format, std::int64_t n) {
+  const Entry* best = nullptr;
+  for (const Entry& entry : entries) {
+    if (!entry.possible() || entry.candidate.format != format || entry.candidate.n != n) continue;
+    const bool measured = entry.candidate.measured_us > 0;
+    const bool best_measured = best != nullptr && best->candidate.measured_us > 0;
+    if (best == nullptr || (measured && !best_measured) ||
+        (measured == best_measured && entry.candidate.time_us() < best->candidate.time_us()))
+      best = &entry;
+  }
+  return best;
+}
+
+double dense_time_us(std::span<const Entry> entries, std::int64_t n) {
+  double measured = 0;
+  double estimated = 0;
+  const auto lower = [](double& to, double value) {
+    if (value > 0 && (to == 0 || value < to)) to = value;
+  };
+  for (const Entry& entry : entries) {
+    const Candidate& c = entry.candidate;
+    if (entry.kernel == nullptr || c.n != n || !is_dense(c.format)) continue;
+    lower(measured, c.measured_us);
+    lower(estimated, c.estimate_us);
+  }
+  return measured > 0 ? measured : estimated;
+}
+
+std::vector<RankedFormat> rank_formats(std::span<const Entry> entries, const PlanRequest& request) {
+  std::vector<RankedFormat> ranked;
+  for (const FormatSpec& format : distinct_formats(entries)) {
+    const Score score = score_of(entries, request, format);
+    const bool fits = bytes_of(entries, format) <= request.memory_budget;
+    if (score.complete && fits) ranked.push_back({format, score.value});
+  }
+  std::stable_sort(ranked.begin(), ranked.end(),
+                   [](const RankedFormat& a, const RankedFormat& b) { return a.score < b.score; });
+  return ranked;
+}
+
+std::optional<FormatSpec> choose_format(std::span<Entry> entries, const PlanRequest& request) {
+  std::vector<Standing> standings;
+  for (const FormatSpec& format : distinct_formats(entries)) {
+    standings.push_back({.format = format,
+                         .score = score_of(entries, request, format),
+                         .fits = bytes_of(entries, format) <= request.memory_budget});
+  }
+  const Standing* dense = nullptr;
+  for (const Standing& s : standings) {
+    if (!is_dense(s.format) || !s.fits || !s.score.complete) continue;
+    const bool better =
+        dense == nullptr || (s.score.measured && !dense->score.measured) ||
+        (s.score.measured == dense->score.measured && s.score.value < dense->score.value);
+    if (better) dense = &s;
+  }
+  const bool only_measured =
+      dense != nullptr ? dense->score.measured
+                       : std::any_of(standings.begin(), standings.end(), [](const Standing& s) {
+                           return s.fits && s.score.complete && s.score.measured;
+                         });
+  const Standing* sparse = nullptr;
+  for (const Standing& s : standings) {
+    if (is_dense(s.format) || !s.fits || !s.score.complete) continue;
+    if (only_measured && !s.score.measured) continue;
+    if (dense != nullptr) {
+      const double gain =
+          s.score.measured ? std::max(kLeastGain, 2 * s.score.noise) : kLeastEstimatedGain;
+      if (s.score.value > dense->score.value * (1 - gain)) continue;
+    }
+    if (sparse == nullptr || s.score.value < sparse->score.value) sparse = &s;
+  }
+  const Standing* chosen = sparse != nullptr ? sparse : dense;
+  if (chosen == nullptr) return std::nullopt;
+  give_reasons(entries, request, standings, *chosen);
+  return chosen->format;
+}
+
+}  // namespace rarefy::planning

@@ -1,0 +1,75 @@
+// Times trials on this machine, on the weight at hand.
+#pragma once
+
+#include <chrono>
+#include <map>
+#include <memory>
+#include <vector>
+
+#include "planner/sampling.h"
+#include "rarefy/planner.h"
+
+namespace rarefy::planning {
+
+/// Some rows of another source, in groups of 64 that lie evenly spread over it: a large weight in
+/// small, with its density, its blocks and its skew.
+class SampledRows final : public RowSource {
+ public:
+  static constexpr std::int64_t kGroup = 64;
+  /// `rows` is rounded up to whole groups; all rows when that is no less than there are.
+  SampledRows(const RowSource& source, std::int64_t rows);
+  [[nodiscard]] std::int64_t rows() const override { return rows_; }
+  [[nodiscard]] std::int64_t cols() const override { return source_.cols(); }
+  [[nodiscard]] DType dtype() const override { return source_.dtype(); }
+  void read_rows(std::int64_t begin, std::int64_t end, void* out) const override;
+  [[nodiscard]] bool whole() const { return rows_ == source_.rows(); }
+
+ private:
+  /// Row of the source that row `r` shows.
+  [[nodiscard]] std::int64_t origin(std::int64_t r) const;
+
+  const RowSource& source_;
+  std::int64_t rows_;
+};
+
+/// Memory to read through, so that weights come from memory again. Kept between plans.
+class Evictor {
+ public:
+  /// Reads through the buffer with all of `pool`.
+  void evict(ThreadPool& pool);
+
+ private:
+  Buffer buffer_;
+};
+
+/// Packs a sample of the weight (at most 32 MB dense, several copies where it is small) in each
+/// format, and runs kernels on it with activations of zero mean.
+class CpuRunner final : public TrialRunner {
+ public:
+  CpuRunner(const RowSource& weight, const PlanRequest& request, Evictor& evictor,
+            ThreadPool& pool);
+  std::size_t prepare(const FormatSpec& format) override;
+  void begin_round() override;
+  [[nodiscard]] int copies() const override { return copies_; }
+  double run(const Trial& trial, int copy) override;
+  double elapsed_s() override;
+
+ private:
+  struct Activations {
+    Buffer b, c;
+  };
+  Activations& activations(std::int64_t n);
+
+  SampledRows sample_;
+  const PlanRequest& request_;
+  Evictor& evictor_;
+  ThreadPool& pool_;
+  double scale_;  ///< Rows of the weight over rows of the sample.
+  int copies_;
+  bool from_cache_;
+  std::chrono::steady_clock::time_point begin_;
+  std::map<std::string, std::vector<MatrixPtr>> packed_;
+  std::map<std::int64_t, Activations> activations_;
+};
+
+}  // namespace rarefy::planning

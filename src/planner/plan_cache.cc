@@ -1,0 +1,143 @@
+#include "planner/plan_cache.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <cstdlib>
+#include <exception>
+#include <thread>
+
+#include "base/files.h"
+#include "planner/plan_json.h"
+
+namespace rarefy::planning {
+namespace {
+
+/// Layout of an entry; raised when it changes, which makes older entries misses.
+constexpr int kEntryVersion = 1;
+/// An entry is a few kilobytes; a file larger than this is not one.
+constexpr std::uintmax_t kLargestEntry = 16U << 20;
+
+std::string environment(const char* name) {
+  const char* value = std::getenv(name);
+  return value != nullptr ? value : "";
+}
+
+std::uint64_t fnv1a(std::string_view text) {
+  std::uint64_t hash = 0xCBF29CE484222325ULL;
+  for (char c : text) {
+    hash ^= static_cast<unsigned char>(c);
+    hash *= 0x100000001B3ULL;
+  }
+  return hash;
+}
+
+}  // namespace
+
+std::filesystem::path default_cache_dir() {
+  if (const std::string own = environment("RAREFY_CACHE"); !own.empty()) return own;
+  if (const std::string xdg = environment("XDG_CACHE_HOME"); !xdg.empty())
+    return std::filesystem::path(xdg) / "rarefy";
+  if (const std::string home = environment("HOME"); !home.empty())
+    return std::filesystem::path(home) / ".cache" / "rarefy";
+  return {};
+}
+
+std::filesystem::path PlanCache::path_of(const char* kind, const Json& key) const {
+  return directory_ / fmt::format("{}-{:016x}.json", kind, fnv1a(key.dump()));
+}
+
+std::optional<Json> PlanCache::find(const char* kind, const Json& key) const {
+  if (directory_.empty()) return std::nullopt;
+  const std::filesystem::path path = path_of(kind, key);
+  std::error_code error;
+  const std::uintmax_t size = std::filesystem::file_size(path, error);
+  if (error || size > kLargestEntry) return std::nullopt;
+  try {
+    const Json entry = parse_json(read_text(path), path.string());
+    if (!entry.is_object() || entry.value("version", 0) != kEntryVersion) return std::nullopt;
+    if (!entry.contains("key") || entry.at("key") != key) return std::nullopt;
+    return entry.at("value");
+  } catch (const std::exception&) {
+    return std::nullopt;  // Unreadable, truncated or foreign: a miss.
+  }
+}
+
+void PlanCache::store(const char* kind, const Json& key, Json value) const {
+  if (directory_.empty()) return;
+  const Json entry{{"version", kEntryVersion}, {"key", key}, {"value", std::move(value)}};
+  try {
+    std::filesystem::create_directories(directory_);
+    AtomicFile file(path_of(kind, key));
+    file.write(entry.dump(1));
+    file.commit();
+  } catch (const std::exception&) {
+    // A read-only or full disk costs the next process a search, nothing else.
+    return;
+  }
+}
+
+std::optional<CachedPlan> PlanCache::find_plan(const Json& key) const {
+  const std::optional<Json> value = find("plan", key);
+  if (!value) return std::nullopt;
+  try {
+    const Json& effort = value->at("effort");
+    return CachedPlan{plan_from_json(value->at("plan")),
+                      {.measured_best = effort.at("measured_best").get<int>(),
+                       .time_budget_s = effort.at("time_budget_s").get<double>(),
+                       .complete = effort.at("complete").get<bool>()}};
+  } catch (const std::exception&) {
+    return std::nullopt;
+  }
+}
+
+void PlanCache::store_plan(const Json& key, const CachedPlan& cached) const {
+  store("plan", key,
+        {{"plan", plan_to_json(cached.plan)},
+         {"effort",
+          {{"measured_best", cached.effort.measured_best},
+           {"time_budget_s", cached.effort.time_budget_s},
+           {"complete", cached.effort.complete}}}});
+}
+
+std::optional<MachineCeilings> PlanCache::find_ceilings(const Json& key) const {
+  const std::optional<Json> value = find("ceilings", key);
+  if (!value) return std::nullopt;
+  try {
+    const MachineCeilings ceilings{value->at("dram_gb_per_s").get<double>(),
+                                   value->at("cache_gb_per_s").get<double>(),
+                                   value->at("ghz").get<double>()};
+    const bool sane = ceilings.dram_gb_per_s > 0 && ceilings.cache_gb_per_s > 0 && ceilings.ghz > 0;
+    return sane ? std::optional(ceilings) : std::nullopt;
+  } catch (const std::exception&) {
+    return std::nullopt;
+  }
+}
+
+void PlanCache::store_ceilings(const Json& key, const MachineCeilings& ceilings) const {
+  store("ceilings", key,
+        {{"dram_gb_per_s", ceilings.dram_gb_per_s},
+         {"cache_gb_per_s", ceilings.cache_gb_per_s},
+         {"ghz", ceilings.ghz}});
+}
+
+MeasureLock::MeasureLock(const std::filesystem::path& directory) {
+  if (directory.empty()) return;
+  std::error_code error;
+  std::filesystem::create_directories(directory, error);
+  fd_ = open((directory / "measuring.lock").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+  if (fd_ < 0) return;
+  // Somebody who holds it longer than this is stuck; disturbed timings are better than waiting.
+  constexpr int kTries = 1000;
+  for (int i = 0; i < kTries && flock(fd_, LOCK_EX | LOCK_NB) != 0; ++i)
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+}
+
+MeasureLock::~MeasureLock() {
+  if (fd_ >= 0) close(fd_);
+}
+
+}  // namespace rarefy::planning

@@ -1,0 +1,67 @@
+// Plans on disk: one small JSON file a key. Whatever is wrong with a file is a miss.
+#pragma once
+
+#include <filesystem>
+#include <optional>
+#include <string>
+
+#include "base/json.h"
+#include "rarefy/planner.h"
+
+namespace rarefy::planning {
+
+/// $RAREFY_CACHE, else $XDG_CACHE_HOME/rarefy, else ~/.cache/rarefy; empty when none is known.
+std::filesystem::path default_cache_dir();
+
+/// How hard a cached plan was searched for.
+struct Effort {
+  int measured_best = 0;
+  double time_budget_s = 0;
+  bool complete = true;
+};
+
+struct CachedPlan {
+  Plan plan;
+  Effort effort;
+};
+
+/// A folder of entries. Every entry repeats its whole key, so that neither a hash collision nor a
+/// renamed file passes for another; writers go through a temporary file and a rename, so that
+/// readers see an old entry or a new one. No operation throws for what is on disk, nor for a folder
+/// that cannot be read or written.
+class PlanCache {
+ public:
+  /// An empty path keeps nothing.
+  explicit PlanCache(std::filesystem::path directory) : directory_(std::move(directory)) {}
+
+  [[nodiscard]] std::optional<CachedPlan> find_plan(const Json& key) const;
+  void store_plan(const Json& key, const CachedPlan& plan) const;
+
+  [[nodiscard]] std::optional<MachineCeilings> find_ceilings(const Json& key) const;
+  void store_ceilings(const Json& key, const MachineCeilings& ceilings) const;
+
+  /// Where the entry of `key` lies: "plan-0123456789abcdef.json".
+  [[nodiscard]] std::filesystem::path path_of(const char* kind, const Json& key) const;
+  [[nodiscard]] const std::filesystem::path& directory() const { return directory_; }
+
+ private:
+  [[nodiscard]] std::optional<Json> find(const char* kind, const Json& key) const;
+  void store(const char* kind, const Json& key, Json value) const;
+
+  std::filesystem::path directory_;
+};
+
+/// Held while a process measures, so that two of them do not disturb each other's timings. Waits a
+/// bounded time; a folder without locks is no obstacle.
+class MeasureLock {
+ public:
+  explicit MeasureLock(const std::filesystem::path& directory);
+  ~MeasureLock();
+  MeasureLock(const MeasureLock&) = delete;
+  MeasureLock& operator=(const MeasureLock&) = delete;
+
+ private:
+  int fd_ = -1;
+};
+
+}  // namespace rarefy::planning

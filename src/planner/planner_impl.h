@@ -1,0 +1,37 @@
+// What a Planner holds.
+#pragma once
+
+#include <mutex>
+#include <optional>
+#include <span>
+
+#include "base/json.h"
+#include "planner/cpu_runner.h"
+#include "planner/plan_cache.h"
+#include "rarefy/planner.h"
+
+namespace rarefy {
+
+struct Planner::Impl {
+  Impl(Options given, ThreadPool& threads);
+
+  const MachineCeilings& get_ceilings();
+  Plan make_plan(const RowSource& weight, const PatternStats& pattern, const PlanRequest& request);
+  [[nodiscard]] Json key_of(const RowSource& weight, const PatternStats& pattern,
+                            std::span<const FormatSpec> nm_formats,
+                            const PlanRequest& request) const;
+  /// A usable entry of the cache, with the bytes of this weight.
+  [[nodiscard]] std::optional<Plan> cached(const Json& key, const RowSource& weight,
+                                           const PatternStats& pattern,
+                                           const PlanRequest& request) const;
+
+  Options options;
+  ThreadPool& pool;
+  planning::PlanCache cache;
+  bool explain = false;
+  std::mutex mutex;
+  std::optional<MachineCeilings> ceilings;
+  planning::Evictor evictor;
+};
+
+}  // namespace rarefy

@@ -1,0 +1,3 @@
+#define RAREFY_READ_STREAMS read_streams_avx2
+#define RAREFY_READ_WIDTH 32
+#include "planner/read_streams.inc"

@@ -1,0 +1,3 @@
+#define RAREFY_READ_STREAMS read_streams_portable
+#define RAREFY_READ_WIDTH 16
+#include "planner/read_streams.inc"

@@ -1,0 +1,45 @@
+// The formats and kernels that a plan may choose from, and why the others are out.
+#pragma once
+
+#include <span>
+#include <vector>
+
+#include "rarefy/matrix.h"
+#include "rarefy/planner.h"
+#include "rarefy/spmm.h"
+
+namespace rarefy::planning {
+
+/// Formats of the search space for a weight of `dtype`: dense first, then what `request` allows.
+std::vector<FormatSpec> search_formats(const PlanRequest& request, DType dtype);
+
+/// Whether every group of `m` consecutive columns of every row holds at most `n` nonzeros. Stops at
+/// the first row that breaks the pattern, so a random weight costs one panel of rows.
+bool fits_nm(const RowSource& weight, int n, int m, ThreadPool& pool);
+
+/// The N:M formats of the search space whose pattern `weight` keeps.
+std::vector<FormatSpec> fitting_nm(const RowSource& weight, const PatternStats& pattern,
+                                   ThreadPool& pool);
+
+/// A candidate beside the kernel object that it names; `kernel` is nullptr where the weight cannot
+/// be packed in the format.
+struct Entry {
+  Candidate candidate;
+  const SpmmKernel* kernel = nullptr;
+  [[nodiscard]] bool possible() const { return kernel != nullptr && candidate.reason.empty(); }
+};
+
+/// Shape and dtypes of one run of the weight.
+SpmmProblem problem_for(const RowSource& weight, const PlanRequest& request, std::int64_t n,
+                        int threads);
+
+/// Every format × kernel × distinct n of the workloads, estimated where possible, with the reason
+/// where not. Pairs of a kernel and a format of another family are left out: they would only say
+/// so.
+std::vector<Entry> enumerate_candidates(const RowSource& weight, const PatternStats& pattern,
+                                        std::span<const FormatSpec> nm_formats,
+                                        const PlanRequest& request,
+                                        std::span<const SpmmKernel* const> kernels,
+                                        const MachineCeilings& ceilings, int threads);
+
+}  // namespace rarefy::planning
