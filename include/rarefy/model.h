@@ -43,11 +43,14 @@ class KvCache {
   KvCache(const ModelConfig& config, std::int64_t capacity, DType dtype = DType::kF32);
   [[nodiscard]] std::int64_t size() const { return size_; }
   [[nodiscard]] std::int64_t capacity() const { return capacity_; }
+  [[nodiscard]] std::int64_t layers() const { return layers_; }
+  [[nodiscard]] std::int64_t width() const { return width_; }  ///< kv_heads·head_dim
+  [[nodiscard]] DType dtype() const { return dtype_; }
   [[nodiscard]] std::size_t bytes() const;
   void truncate(std::int64_t size);                  ///< Forgets positions from `size` on.
-  [[nodiscard]] MatrixRef keys(std::int64_t layer);  ///< capacity × (kv_heads·head_dim)
+  [[nodiscard]] MatrixRef keys(std::int64_t layer);  ///< capacity × width
   [[nodiscard]] MatrixRef values(std::int64_t layer);
-  void append(std::int64_t tokens) { size_ += tokens; }
+  void append(std::int64_t tokens);  ///< Counts positions that were written; `forward` does it.
 
  private:
   std::int64_t layers_, capacity_, width_, size_ = 0;
@@ -59,8 +62,12 @@ class KvCache {
 /// during the call.
 using LinearHook = std::function<void(std::string_view weight_name, ConstMatrixRef x)>;
 
+/// Its activations live in one workspace: one `forward` at a time.
 class Model {
  public:
+  /// Reads config.json and the weights, plans and packs one weight after the other. Throws `Error`:
+  /// kCorrupt names the tensor that is missing, has another shape than config.json says, or holds
+  /// NaN or infinity.
   static std::unique_ptr<Model> load(const std::filesystem::path& directory, Planner& planner,
                                      const LoadOptions& options, ThreadPool& pool = default_pool());
   ~Model();
@@ -81,8 +88,9 @@ class Model {
   Buffer forward(std::span<const TokenId> ids, KvCache& cache, Logits which = Logits::kLast,
                  std::int64_t chunk = 512);
 
- private:
   struct Impl;
+
+ private:
   explicit Model(std::unique_ptr<Impl> impl);
   std::unique_ptr<Impl> impl_;
 };

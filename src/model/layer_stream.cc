@@ -1,0 +1,127 @@
+// A model one layer at a time.
+#include <algorithm>
+
+#include "base/check.h"
+#include "model/layer.h"
+#include "model/rope_frequencies.h"
+#include "model/staging.h"
+#include "rarefy/model.h"
+
+namespace rarefy {
+namespace {
+
+constexpr const char* kEmbedding = "model.embed_tokens.weight";
+
+/// Calibration runs whole sequences: dense tiles, which matrix units multiply fastest, in the
+/// weight's own dtype. The kernel is the default one, without a plan.
+Linear dense_linear(const RowSource& weight, ThreadPool& pool) {
+  const FormatSpec tiles = format::dense_tiles(16, weight.dtype() == DType::kF32 ? 16 : 32);
+  const FormatSpec spec =
+      can_pack(tiles, weight.rows(), weight.cols(), weight.dtype()) ? tiles : format::kDense;
+  Plan plan;
+  plan.format = spec;
+  return {pack(weight, spec, pool), std::move(plan)};
+}
+
+}  // namespace
+
+struct LayerStream::Impl {
+  std::shared_ptr<const Checkpoint> checkpoint;
+  ModelConfig config;
+  ThreadPool& pool;
+  model::Workspace workspace;
+  std::vector<double> frequencies;
+  RopeTable rope;
+  model::DecoderLayer layer;
+  std::int64_t index = -1;
+  Buffer keys, values;  ///< Of the sequence that runs; rows as many as rope has positions.
+
+  Impl(std::shared_ptr<const Checkpoint> from, const ModelConfig& model_config, ThreadPool& threads)
+      : checkpoint(std::move(from)),
+        config(model_config),
+        pool(threads),
+        workspace(config),
+        frequencies(model::rope_frequencies(config.rope, config.head_dim)),
+        rope(frequencies, 0) {}
+
+  [[nodiscard]] std::int64_t kv_width() const { return config.kv_heads * config.head_dim; }
+
+  void reserve(std::int64_t tokens) {
+    workspace.reserve(tokens);
+    if (tokens <= rope.positions()) return;
+    rope = RopeTable(frequencies, tokens);
+    const std::size_t bytes = static_cast<std::size_t>(tokens * kv_width()) * sizeof(float);
+    keys = Buffer(bytes);
+    values = Buffer(bytes);
+  }
+};
+
+LayerStream::LayerStream(std::shared_ptr<const Checkpoint> checkpoint, const ModelConfig& config,
+                         ThreadPool& pool)
+    : impl_(std::make_unique<Impl>(std::move(checkpoint), config, pool)) {}
+
+LayerStream::~LayerStream() = default;
+
+Buffer LayerStream::embed(std::span<const TokenId> ids) {
+  const auto tokens = static_cast<std::int64_t>(ids.size());
+  Buffer hidden(ids.size() * static_cast<std::size_t>(impl_->config.hidden_size) * sizeof(float));
+  embedding(*impl_->checkpoint->source(kEmbedding), ids,
+            matrix_ref(hidden.as<float>(), tokens, impl_->config.hidden_size), impl_->pool);
+  return hidden;
+}
+
+void LayerStream::load(std::int64_t layer) {
+  Impl& s = *impl_;
+  require(layer >= 0 && layer < s.config.layers, "layer stream: expected a layer of 0…{}, got {}",
+          s.config.layers - 1, layer);
+  s.layer = {};  // the one before goes first
+  s.index = -1;
+  model::DecoderLayer next = model::load_layer_vectors(*s.checkpoint, s.config, layer);
+  const auto shapes = model::projection_shapes(s.config);
+  for (std::size_t i = 0; i < shapes.size(); ++i) {
+    model::Projection& projection = next.projections[i];
+    const auto source =
+        model::stage_weight(*s.checkpoint, projection.name, shapes[i].rows, shapes[i].cols, s.pool);
+    projection.linear = dense_linear(*source, s.pool);
+    s.checkpoint->drop_pages(projection.name);
+  }
+  s.layer = std::move(next);
+  s.index = layer;
+}
+
+std::vector<std::string> LayerStream::weight_names() const {
+  std::vector<std::string> names;
+  for (const model::Projection& projection : impl_->layer.projections)
+    names.push_back(projection.name);
+  return names;
+}
+
+void LayerStream::replace(const std::string& name, std::shared_ptr<const RowSource> weight) {
+  auto& projections = impl_->layer.projections;
+  const auto found = std::find_if(projections.begin(), projections.end(),
+                                  [&](const model::Projection& p) { return p.name == name; });
+  require(found != projections.end(), "layer stream: replace: {} is not a weight of layer {}", name,
+          impl_->index);
+  const Matrix& old = found->linear.matrix();
+  require(weight != nullptr && weight->rows() == old.rows() && weight->cols() == old.cols(),
+          "layer stream: replace: {}: expected {}x{}, got {}x{}", name, old.rows(), old.cols(),
+          weight == nullptr ? 0 : weight->rows(), weight == nullptr ? 0 : weight->cols());
+  found->linear = dense_linear(*weight, impl_->pool);
+}
+
+void LayerStream::forward(MatrixRef hidden, const LinearHook& hook) {
+  Impl& s = *impl_;
+  require(s.index >= 0, "layer stream: forward: expected a loaded layer");
+  require(hidden.dtype == DType::kF32 && hidden.cols == s.config.hidden_size,
+          "layer stream: hidden: expected f32 of {} columns, got {} of {}", s.config.hidden_size,
+          to_string(hidden.dtype), hidden.cols);
+  s.reserve(hidden.rows);
+  const model::LayerContext context{s.config, s.rope,      Precision::kExact,
+                                    s.pool,   s.workspace, hook ? &hook : nullptr};
+  const std::int64_t positions = s.rope.positions();
+  model::run_layer(s.layer, s.index, context, hidden, 0,
+                   matrix_ref(s.keys.as<float>(), positions, s.kv_width()),
+                   matrix_ref(s.values.as<float>(), positions, s.kv_width()));
+}
+
+}  // namespace rarefy

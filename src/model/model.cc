@@ -1,0 +1,171 @@
+#include <algorithm>
+
+#include "base/check.h"
+#include "model/load.h"
+#include "model/model_impl.h"
+#include "model/rope_frequencies.h"
+#include "model/staging.h"
+
+namespace rarefy {
+namespace {
+
+constexpr const char* kEmbedding = "model.embed_tokens.weight";
+constexpr const char* kHead = "lm_head.weight";
+
+template <class T>
+std::size_t bytes_of(const std::vector<T>& values) {
+  return values.size() * sizeof(T);
+}
+
+std::size_t vector_bytes(const Model::Impl& m) {
+  std::size_t bytes = bytes_of(m.final_norm);
+  for (const model::DecoderLayer& layer : m.layers) {
+    bytes += bytes_of(layer.attention_norm) + bytes_of(layer.mlp_norm) + bytes_of(layer.q_norm) +
+             bytes_of(layer.k_norm);
+    for (const model::Projection& projection : layer.projections)
+      bytes += bytes_of(projection.bias);
+  }
+  return bytes;
+}
+
+std::vector<model::WeightJob> weight_jobs(Model::Impl& m) {
+  std::vector<model::WeightJob> jobs;
+  const auto shapes = model::projection_shapes(m.config);
+  for (model::DecoderLayer& layer : m.layers) {
+    for (std::size_t i = 0; i < shapes.size(); ++i) {
+      model::Projection& projection = layer.projections[i];
+      jobs.push_back({&projection, projection.name, shapes[i].rows, shapes[i].cols});
+    }
+  }
+  jobs.push_back({&m.head, m.head.name, m.config.vocab_size, m.config.hidden_size});
+  return jobs;
+}
+
+void check_ids(std::span<const TokenId> ids, std::int64_t vocab) {
+  for (const TokenId id : ids)
+    require(id >= 0 && id < vocab, "model: token ids: expected 0…{}, got {}", vocab - 1, id);
+}
+
+}  // namespace
+
+Model::Impl::Impl(const ModelConfig& model_config, ThreadPool& threads)
+    : config(model_config),
+      pool(threads),
+      frequencies(model::rope_frequencies(config.rope, config.head_dim)),
+      rope(frequencies, 0),
+      workspace(config) {}
+
+void Model::Impl::reserve_positions(std::int64_t positions) {
+  constexpr std::int64_t kFewest = 1024;
+  if (positions <= rope.positions()) return;
+  rope = RopeTable(frequencies, std::max({positions, 2 * rope.positions(), kFewest}));
+}
+
+Model::Model(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Model::~Model() = default;
+
+std::unique_ptr<Model> Model::load(const std::filesystem::path& directory, Planner& planner,
+                                   const LoadOptions& options, ThreadPool& pool) {
+  auto m = std::make_unique<Impl>(ModelConfig::load(directory), pool);
+  m->precision = options.precision;
+  m->checkpoint = Checkpoint::open(directory);
+  const Checkpoint& checkpoint = *m->checkpoint;
+  for (std::int64_t layer = 0; layer < m->config.layers; ++layer)
+    m->layers.push_back(model::load_layer_vectors(checkpoint, m->config, layer));
+  m->final_norm = model::stage_vector(checkpoint, "model.norm.weight", m->config.hidden_size);
+  const bool tied = m->config.tied_embeddings;
+  m->head.name = tied ? kEmbedding : kHead;
+
+  const std::vector<model::WeightJob> jobs = weight_jobs(*m);
+  model::load_weights(checkpoint, jobs, planner, options, pool);
+  if (tied) {
+    m->embeddings = checkpoint.source(kEmbedding);
+  } else {
+    m->embeddings = model::stage_weight(checkpoint, kEmbedding, m->config.vocab_size,
+                                        m->config.hidden_size, pool);
+    checkpoint.drop_pages(kEmbedding);  // rows come back as they are needed
+  }
+
+  std::size_t common = vector_bytes(*m);
+  if (!tied) common += checkpoint.find(kEmbedding)->dense_bytes;
+  m->dense_weight_bytes = common + model::dense_bytes(checkpoint, jobs);
+  m->weight_bytes = common;
+  for (const model::WeightJob& job : jobs)
+    m->weight_bytes += job.projection->linear.matrix().bytes();
+  return std::unique_ptr<Model>(new Model(std::move(m)));
+}
+
+const ModelConfig& Model::config() const {
+  return impl_->config;
+}
+
+std::vector<ModelWeight> Model::weights() const {
+  std::vector<ModelWeight> all;
+  for (const model::DecoderLayer& layer : impl_->layers) {
+    for (const model::Projection& projection : layer.projections)
+      all.push_back({projection.name, &projection.linear});
+  }
+  all.push_back({impl_->head.name, &impl_->head.linear});
+  return all;
+}
+
+std::size_t Model::weight_bytes() const {
+  return impl_->weight_bytes;
+}
+
+std::size_t Model::dense_weight_bytes() const {
+  return impl_->dense_weight_bytes;
+}
+
+Buffer Model::forward(std::span<const TokenId> ids, KvCache& cache, Logits which,
+                      std::int64_t chunk) {
+  Impl& m = *impl_;
+  const auto total = static_cast<std::int64_t>(ids.size());
+  const std::int64_t vocab = m.config.vocab_size;
+  const std::int64_t width = m.config.hidden_size;
+  require(total > 0, "model: token ids: expected at least one, got none");
+  require(chunk > 0, "model: chunk: expected at least one token, got {}", chunk);
+  check_ids(ids, vocab);
+  require(
+      cache.layers() == m.config.layers && cache.width() == m.config.kv_heads * m.config.head_dim,
+      "model: cache: expected {} layers of {}, got {} of {}", m.config.layers,
+      m.config.kv_heads * m.config.head_dim, cache.layers(), cache.width());
+  require(cache.size() + total <= cache.capacity(),
+          "model: cache: expected room for {} tokens after {}, got a capacity of {}", total,
+          cache.size(), cache.capacity());
+  m.reserve_positions(cache.size() + total);
+  m.workspace.reserve(std::min(chunk, total));
+  const model::LayerContext context{m.config, m.rope, m.precision, m.pool, m.workspace};
+
+  const std::int64_t rows = which == Logits::kAll ? total : 1;
+  Buffer logits(static_cast<std::size_t>(rows * vocab) * sizeof(float));
+  for (std::int64_t begin = 0; begin < total; begin += chunk) {
+    const std::int64_t tokens = std::min(chunk, total - begin);
+    const MatrixRef hidden = m.workspace.hidden(tokens);
+    embedding(*m.embeddings,
+              ids.subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(tokens)),
+              hidden, m.pool);
+    for (std::size_t i = 0; i < m.layers.size(); ++i) {
+      const auto layer = static_cast<std::int64_t>(i);
+      model::run_layer(m.layers[i], layer, context, hidden, cache.size(), cache.keys(layer),
+                       cache.values(layer));
+    }
+    cache.append(tokens);
+
+    const bool last = begin + tokens == total;
+    if (which == Logits::kLast && !last) continue;
+    const std::int64_t first = which == Logits::kAll ? 0 : tokens - 1;
+    const MatrixRef seen = matrix_ref(hidden.row<float>(first), tokens - first, width);
+    const MatrixRef normed = m.workspace.normed(tokens - first);
+    rms_norm(seen, m.final_norm, static_cast<float>(m.config.rms_eps), normed, m.pool);
+    SpmmArgs args;
+    args.b = normed;
+    args.c = matrix_ref(logits.as<float>() + (which == Logits::kAll ? begin * vocab : 0),
+                        tokens - first, vocab);
+    args.precision = m.precision;
+    m.head.linear.run(args, m.pool);
+  }
+  return logits;
+}
+
+}  // namespace rarefy
