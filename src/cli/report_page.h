@@ -1,0 +1,50 @@
+// The page that `rarefy report` writes: what is known of each model, and the sections made of it.
+#pragma once
+
+#include <map>
+#include <string>
+#include <vector>
+
+#include "cli/charts.h"
+#include "cli/verb.h"
+#include "rarefy/generate.h"
+
+namespace rarefy::cli {
+
+/// What the page says of one model.
+struct ModelFacts {
+  std::string name, directory;
+  double parameters = 0, file_bytes = 0, weight_bytes = 0, dense_bytes = 0, density = 1;
+  Perplexity perplexity;
+  Generation generation;
+  std::string plans;                   ///< As a preformatted table.
+  std::map<std::string, int> formats;  ///< Weights a format.
+};
+
+/// What the page is about, gathered.
+struct ReportFacts {
+  std::vector<ModelFacts> models;            ///< The dense one first.
+  OrderedJson ops = OrderedJson::array();    ///< Rows of `bench ops --json`.
+  OrderedJson bench = OrderedJson::array();  ///< Rows of `bench --json`.
+  MachineCeilings ceilings;
+  std::string text_name;  ///< File that perplexity was measured on; empty: not measured.
+  std::string prompt;     ///< Empty: nothing was generated.
+  int maps = 8;
+};
+
+/// Speed of the chosen kernel over the best dense one against sparsity, a line for each shape, N
+/// and dtype.
+Chart speed_chart(const OrderedJson& ops);
+/// Time against bytes read, under the line that memory draws.
+Chart roofline_chart(const OrderedJson& ops, const MachineCeilings& ceilings);
+/// Perplexity against bytes in memory.
+Chart quality_chart(const std::vector<ModelFacts>& models);
+
+/// The models as rows of text, for the terminal and the page.
+std::vector<std::string> model_header();
+std::vector<std::vector<std::string>> model_rows(const ReportFacts& facts);
+
+/// The whole page: HTML with inline SVG, no scripts, nothing fetched.
+std::string report_page(const ReportFacts& facts);
+
+}  // namespace rarefy::cli
