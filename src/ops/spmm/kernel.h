@@ -14,6 +14,7 @@ namespace rarefy {
 
 std::span<const SpmmKernel* const> panel_kernels();
 std::span<const SpmmKernel* const> dense_rows_kernels();
+std::span<const SpmmKernel* const> bitmap_kernels();
 std::span<const SpmmKernel* const> onednn_kernels();
 
 /// "needs avx512, active is avx2" when the active level is below `needed`.

@@ -17,6 +17,7 @@ std::vector<const SpmmKernel*> collect() {
   for (const std::span<const SpmmKernel* const> family : {
            onednn_kernels(),
            dense_rows_kernels(),
+           bitmap_kernels(),
            panel_kernels(),
        }) {
     all.insert(all.end(), family.begin(), family.end());
