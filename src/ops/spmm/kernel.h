@@ -13,6 +13,7 @@
 namespace rarefy {
 
 std::span<const SpmmKernel* const> panel_kernels();
+std::span<const SpmmKernel* const> gather_kernels();
 std::span<const SpmmKernel* const> dense_rows_kernels();
 std::span<const SpmmKernel* const> bitmap_kernels();
 std::span<const SpmmKernel* const> onednn_kernels();

@@ -18,6 +18,7 @@ std::vector<const SpmmKernel*> collect() {
            onednn_kernels(),
            dense_rows_kernels(),
            bitmap_kernels(),
+           gather_kernels(),
            panel_kernels(),
        }) {
     all.insert(all.end(), family.begin(), family.end());
