@@ -1,16 +1,21 @@
 # The installed tree: one shared library that holds every area, the public headers, the command, and find_package(rarefy).
 get_property(areas GLOBAL PROPERTY RAREFY_AREAS)
-add_library(rarefy SHARED ${PROJECT_SOURCE_DIR}/cmake/empty.cc)
+add_library(rarefy SHARED)
 add_library(rarefy::rarefy ALIAS rarefy)
 target_include_directories(rarefy PUBLIC $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}/include>
                                          $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}>)
 target_compile_features(rarefy PUBLIC cxx_std_20)
-# An area also comes in as a dependency of the next one, without the feature; the override settles that.
-list(JOIN areas "," area_list)
-set_property(TARGET rarefy PROPERTY LINK_LIBRARY_OVERRIDE "WHOLE_ARCHIVE,${area_list}")
+get_property(third_party GLOBAL PROPERTY RAREFY_THIRD_PARTY)
 foreach(area ${areas})
-  target_link_libraries(rarefy PRIVATE $<BUILD_INTERFACE:${area}>)
+  target_sources(rarefy PRIVATE $<TARGET_OBJECTS:${area}>)
 endforeach()
+list(REMOVE_DUPLICATES third_party)
+foreach(library ${third_party} Threads::Threads)
+  target_link_libraries(rarefy PRIVATE $<BUILD_INTERFACE:${library}>)
+endforeach()
+if(RAREFY_SANITIZE)
+  target_link_options(rarefy PRIVATE -fsanitize=${RAREFY_SANITIZE})
+endif()
 set_target_properties(rarefy PROPERTIES VERSION ${PROJECT_VERSION} SOVERSION ${PROJECT_VERSION_MAJOR})
 
 include(CMakePackageConfigHelpers)

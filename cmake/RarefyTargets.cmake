@@ -42,6 +42,7 @@ function(rarefy_area area)
   target_link_libraries(rarefy_${area} PUBLIC rarefy_flags ${ARG_LINK} PRIVATE ${ARG_PRIVATE_LINK})
   target_compile_options(rarefy_${area} PRIVATE ${RAREFY_WARNINGS})
   set_property(GLOBAL APPEND PROPERTY RAREFY_AREAS rarefy_${area})
+  set_property(GLOBAL APPEND PROPERTY RAREFY_THIRD_PARTY ${ARG_PRIVATE_LINK})
 endfunction()
 
 # rarefy_isa_sources(<isa> <file>...): compiles each file for one instruction set. Such a file may not instantiate anything with
