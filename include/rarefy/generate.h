@@ -50,13 +50,16 @@ struct GenerateOptions {
 };
 
 struct Generation {
-  std::vector<TokenId> prompt_ids, ids;  ///< `ids`: the new ones, without the prompt.
+  std::vector<TokenId> prompt_ids, ids;  ///< `ids`: the new ones, an end-of-text token included.
   std::string text;                      ///< Of `ids`.
   double prefill_s = 0, decode_s = 0;
   double tokens_per_s = 0;  ///< New tokens after the first over decode_s.
-  std::string finish;       ///< "length", "eos" or "stop".
+  std::string finish;       ///< "length", "eos", "stop" or "cancelled".
 };
 
+/// Goes on from `prompt` until `max_tokens`, the end of the model's context, an end-of-text token
+/// or a stop string. Throws `Error` for a prompt longer than the context, and for an empty one when
+/// the model has no token to begin with.
 /// @param on_text called with each piece of text as it becomes final; returning false ends the
 /// generation.
 Generation generate(Model& model, const std::shared_ptr<const Tokenizer>& tokenizer,
@@ -67,13 +70,13 @@ struct Perplexity {
   double ppl = 0,
          nll =
              0;  ///< nll: mean over windows of the mean loss of a window, in nats; ppl = exp(nll).
-  double bits_per_byte = 0;
+  double bits_per_byte = 0;  ///< nll in bits · tokens of the text / bytes of the text
   std::int64_t windows = 0, context = 0, tokens = 0;
 };
 
-/// Tokenises `text` once, cuts it into windows of `context` tokens, drops the tail; the loss of a
-/// window is the mean over its context-1 targets. Throws `Error` when the text is shorter than one
-/// window or the context longer than the model's.
+/// Tokenises `text` once, without special tokens, cuts it into windows of `context` tokens, drops
+/// the tail; the loss of a window is the mean over its context-1 targets. Throws `Error` when the
+/// text is shorter than one window or the context longer than the model's.
 Perplexity perplexity(Model& model, const Tokenizer& tokenizer, std::string_view text,
                       std::int64_t context, std::int64_t max_windows = 0,
                       Progress& progress = no_progress());

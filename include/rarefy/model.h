@@ -73,6 +73,7 @@ class Model {
   ~Model();
 
   [[nodiscard]] const ModelConfig& config() const;
+  [[nodiscard]] ThreadPool& pool() const;  ///< Whose threads it runs on.
   [[nodiscard]] std::vector<ModelWeight> weights() const;
   [[nodiscard]] std::size_t weight_bytes()
       const;  ///< Packed weights, embeddings and norms as held in memory.

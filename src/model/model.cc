@@ -99,6 +99,10 @@ const ModelConfig& Model::config() const {
   return impl_->config;
 }
 
+ThreadPool& Model::pool() const {
+  return impl_->pool;
+}
+
 std::vector<ModelWeight> Model::weights() const {
   std::vector<ModelWeight> all;
   for (const model::DecoderLayer& layer : impl_->layers) {
