@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -35,9 +36,9 @@ struct CheckpointTensor {
 /// threads.
 class Checkpoint {
  public:
-  /// Finds model.safetensors.index.json, model.safetensors or the only *.safetensors of the folder,
-  /// checks that every indexed tensor is there, and groups compressed-tensors arrays (current and
-  /// older spellings). Throws `Error`.
+  /// Finds model.safetensors, model.safetensors.index.json or the only *.safetensors of the folder,
+  /// in this order as transformers does, checks that index and shards agree, and groups
+  /// compressed-tensors arrays (current and older spellings). Throws `Error`.
   static std::shared_ptr<const Checkpoint> open(const std::filesystem::path& path);
   ~Checkpoint();
 
@@ -54,6 +55,10 @@ class Checkpoint {
   /// Copy of a small tensor as f32 (norm weights, biases), from f32, f16, bf16 or f64.
   [[nodiscard]] std::vector<float> floats(const std::string& name) const;
 
+  /// The elements of a dense tensor as the file has them, whatever their dtype and alignment; valid
+  /// as long as the checkpoint is. Throws `Error` when the tensor is missing or compressed.
+  [[nodiscard]] std::span<const std::byte> bytes(const std::string& name) const;
+
   /// Tells the kernel that the pages behind `name` will not be needed again soon: keeps the
   /// resident set at one layer.
   void drop_pages(const std::string& name) const;
@@ -65,9 +70,13 @@ class Checkpoint {
 };
 
 /// Writes a folder that Hugging Face and compressed-tensors read: shards of at most `shard_bytes`
-/// with an index when there are several, config.json with `compression_config` where anything is
-/// stored sparse, and the side files (tokenizer, generation config) copied. Everything is written
-/// under temporary names and renamed by `finish`; a failure leaves an older checkpoint as it was.
+/// (a larger tensor has one of its own) with an index when there are several, config.json with
+/// `quantization_config.sparsity_config` where anything is stored sparse, and the side files
+/// (tokenizer, generation config) copied. Everything is written under temporary names, flushed and
+/// then renamed by `finish`; a failure leaves an older checkpoint as it was. Tensors stream to disk
+/// as they come: memory holds one panel of the current one, and at most 64 MiB of small arrays.
+/// The folder must not be the input's: `like` reads from it until the end. `like` must outlive
+/// this.
 class CheckpointWriter {
  public:
   struct Options {
@@ -79,11 +88,12 @@ class CheckpointWriter {
       : CheckpointWriter(std::move(directory), like, Options{}) {}
   ~CheckpointWriter();
 
-  /// Writes a tensor; 2-D sources may be stored as kDense or kSparseBitmask (current names of
-  /// compressed-tensors).
+  /// Writes a tensor, dense or as kSparseBitmask; the latter, for matrices called "….weight",
+  /// leaves out -0.0 as well as +0.0, so that both read as +0.0.
   void add(const std::string& name, const RowSource& source, Storage storage,
            ThreadPool& pool = default_pool());
-  /// Copies a tensor of the original bit for bit, whatever its dtype and storage.
+  /// Copies a tensor of the original: dense ones bit for bit, whatever their dtype; compressed ones
+  /// with all values, as sparse-bitmask in the current names (matrices) or dense (the rest).
   void copy(const std::string& name);
   /// Text to be kept beside the weights, such as the recipe that made them ("recipe.yaml").
   void add_file(const std::string& file_name, const std::string& contents);

@@ -99,10 +99,30 @@ void AtomicFile::write(const void* data, std::size_t bytes) {
   flushed_ = false;
 }
 
+void AtomicFile::write_at(std::uint64_t offset, const void* data, std::size_t bytes) {
+  const auto* from = static_cast<const char*>(data);
+  while (bytes > 0) {
+    const ssize_t written = pwrite(fd_, from, bytes, static_cast<off_t>(offset));
+    if (written < 0) {
+      if (errno == EINTR) continue;
+      fail_with_errno("write");
+    }
+    from += written;
+    offset += static_cast<std::uint64_t>(written);
+    bytes -= static_cast<std::size_t>(written);
+  }
+  flushed_ = false;
+}
+
 void AtomicFile::flush() {
   if (flushed_) return;
   if (fsync(fd_) != 0) fail_with_errno("flush to disk");
   flushed_ = true;
+}
+
+void AtomicFile::commit_as(std::filesystem::path path) {
+  path_ = std::move(path);
+  commit();
 }
 
 void AtomicFile::commit() {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <filesystem>
 #include <string>
 #include <string_view>
@@ -39,9 +40,12 @@ class AtomicFile {
   AtomicFile& operator=(const AtomicFile&) = delete;
   void write(const void* data, std::size_t bytes);  ///< Throws kIo (a full disk).
   void write(std::string_view text) { write(text.data(), text.size()); }
+  /// Replaces bytes that were written before, such as a header whose contents come last.
+  void write_at(std::uint64_t offset, const void* data, std::size_t bytes);
   void flush();   ///< Everything to disk; called by commit, or earlier when several files are to be
                   ///< renamed together.
   void commit();  ///< flush, then rename onto `path`.
+  void commit_as(std::filesystem::path path);  ///< As commit, onto another name in the same folder.
 
  private:
   [[noreturn]] void fail_with_errno(const char* action) const;

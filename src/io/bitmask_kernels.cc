@@ -32,7 +32,8 @@ void expand(const void* values, std::size_t /*available*/, const std::uint8_t* b
 
 template <class Element>
 std::size_t compress(const void* dense, std::size_t cols, void* values, std::uint8_t* bits) {
-  constexpr auto kMagnitude = static_cast<Element>(~Element{0} >> 1);  // all but the sign
+  constexpr auto kMagnitude =
+      static_cast<Element>(static_cast<Element>(~Element{0}) >> 1);  // all but the sign
   const auto* from = static_cast<const std::byte*>(dense);
   auto* to = static_cast<std::byte*>(values);
   std::size_t stored = 0;

@@ -162,6 +162,15 @@ std::vector<float> Checkpoint::floats(const std::string& name) const {
   return io::dense_floats(stored.dense);
 }
 
+std::span<const std::byte> Checkpoint::bytes(const std::string& name) const {
+  const io::LogicalTensor& stored = impl_->get(name);
+  if (stored.bitmask) {
+    fail(ErrorKind::kInvalidArgument, "{}: expected dense storage, found {}", what(stored.values()),
+         to_string(stored.bitmask->storage()));
+  }
+  return {stored.dense.data(), stored.dense.info->bytes()};
+}
+
 void Checkpoint::drop_pages(const std::string& name) const {
   for (const io::StoredArray& array : impl_->get(name).arrays()) {
     array.file->drop_pages(*array.info);

@@ -12,7 +12,6 @@ namespace rarefy::io {
 namespace {
 
 constexpr std::uint64_t kAlignment = 64;
-constexpr const char* kMetadataKey = "__metadata__";
 
 /// A JSON number that is a whole number from 0 to 2^63-1; everything that safetensors counts.
 std::int64_t natural(const Json& value, const std::string& what) {
@@ -128,28 +127,37 @@ void check_layout(const std::vector<TensorInfo>& tensors, std::uint64_t data_byt
 
 }  // namespace
 
-std::uint64_t checked_bytes(DType dtype, const Shape& shape, const std::string& what) {
+std::uint64_t checked_bytes(DType dtype, const Shape& shape, const std::string& what,
+                            ErrorKind kind) {
   // An empty dimension makes the product 0 however large the others are, as in every reader.
   std::uint64_t bits = static_cast<std::uint64_t>(bits_of(dtype));
   bool empty = false;
   for (const std::int64_t dim : shape) {
-    if (dim < 0)
-      fail(ErrorKind::kCorrupt, "{}: expected a shape >= 0, found {}", what, to_string(shape));
+    if (dim < 0) fail(kind, "{}: expected a shape >= 0, found {}", what, to_string(shape));
     empty = empty || dim == 0;
   }
   if (empty) return 0;
   for (const std::int64_t dim : shape) {
     if (__builtin_mul_overflow(bits, static_cast<std::uint64_t>(dim), &bits) ||
         bits > static_cast<std::uint64_t>(std::numeric_limits<std::int64_t>::max())) {
-      fail(ErrorKind::kCorrupt, "{}: expected a shape of less than 2^63 bits, found {} of {}", what,
+      fail(kind, "{}: expected a shape of less than 2^63 bits, found {} of {}", what,
            to_string(shape), safetensors_name(dtype));
     }
   }
   if (bits % 8 != 0) {
-    fail(ErrorKind::kCorrupt, "{}: expected a whole number of bytes, found {} bits for {} {}", what,
-         bits, safetensors_name(dtype), to_string(shape));
+    fail(kind, "{}: expected a whole number of bytes, found {} bits for {} {}", what, bits,
+         safetensors_name(dtype), to_string(shape));
   }
   return bits / 8;
+}
+
+bool is_utf8(const std::string& name) {
+  try {
+    (void)Json(name).dump();
+    return true;
+  } catch (const Json::exception&) {
+    return false;
+  }
 }
 
 SafetensorsHeader parse_safetensors(std::string_view file, const std::string& file_name) {
@@ -215,11 +223,11 @@ std::string render_safetensors_header(const std::vector<TensorInfo>& tensors,
   const std::uint64_t used = kLengthBytes + text.size();
   if (total == 0) total = (used + kAlignment - 1) / kAlignment * kAlignment;
   if (used > total || total - kLengthBytes > kMaxHeaderBytes) return {};
-  std::string out(total, ' ');
-  const std::uint64_t length = total - kLengthBytes;
+  text.resize(total - kLengthBytes, ' ');
+  const std::uint64_t length = text.size();
+  std::string out(kLengthBytes, '\0');
   std::memcpy(out.data(), &length, kLengthBytes);
-  std::memcpy(out.data() + kLengthBytes, text.data(), text.size());
-  return out;
+  return out + text;
 }
 
 }  // namespace rarefy::io

@@ -179,5 +179,69 @@ TEST(Safetensors, OpensAFileAndFindsItsTensors) {
                ErrorKind::kCorrupt, {"empty.safetensors", "found 0"});
 }
 
+TEST(SafetensorsWriter, WritesWhatItReads) {
+  const TemporaryDirectory dir;
+  const auto path = dir.path() / "x.safetensors";
+  const float values[6] = {1, -2, 3.5F, -0.0F, 5, 6};
+  const std::uint8_t packed[3] = {0x12, 0x34, 0x56};
+  {
+    SafetensorsWriter writer(path, {{"k", "v \"quoted\" \n"}});
+    writer.declare("zwei \"x\"", DType::kF32, {2, 3});
+    writer.declare("skalar", DType::kF32, {});
+    writer.declare("empty", DType::kI64, {0, 5});
+    writer.declare("nibbles", DType::kF4, {6});
+    writer.write(values, 10);  // In any pieces.
+    writer.write(reinterpret_cast<const char*>(values) + 10, 14);
+    writer.write(values, 4);
+    writer.write(packed, 3);
+    EXPECT_FALSE(std::filesystem::exists(path));
+    writer.finish();
+  }
+  const auto file = SafetensorsFile::open(path);
+  EXPECT_EQ(file->metadata().at("k"), "v \"quoted\" \n");
+  const TensorInfo* first = file->find("zwei \"x\"");
+  ASSERT_NE(first, nullptr);
+  EXPECT_EQ(first->shape, (Shape{2, 3}));
+  EXPECT_EQ(std::memcmp(file->data(*first), values, sizeof values), 0);
+  EXPECT_EQ(reinterpret_cast<std::uintptr_t>(file->data(*first)) % 64, 0U);
+  EXPECT_EQ(std::memcmp(file->data(*file->find("nibbles")), packed, 3), 0);
+  EXPECT_EQ(file->find("empty")->elements(), 0);
+  EXPECT_TRUE(file->find("skalar")->shape.empty());
+}
+
+TEST(SafetensorsWriter, KeepsTheOldFileUntilItFinishes) {
+  const TemporaryDirectory dir;
+  const auto path = dir.write("x.safetensors", "old");
+  {
+    SafetensorsWriter writer(path);
+    writer.declare("a", DType::kU8, {4});
+    writer.write("ab", 2);
+    expect_error([&] { writer.finish(); }, ErrorKind::kInvalidArgument,
+                 {"expected 4 data bytes", "got 2"});
+    expect_error([&] { writer.write("cde", 3); }, ErrorKind::kInvalidArgument, {"1 more"});
+    expect_error([&] { writer.declare("b", DType::kU8, {1}); }, ErrorKind::kInvalidArgument,
+                 {"'b'", "before data"});
+  }
+  EXPECT_EQ(std::filesystem::file_size(path), 3U);
+  std::size_t files = 0;
+  for (const auto& entry : std::filesystem::directory_iterator(dir.path())) {
+    files += entry.exists() ? 1 : 0;
+  }
+  EXPECT_EQ(files, 1U);
+
+  SafetensorsWriter writer(path);
+  writer.declare("a", DType::kU8, {});
+  expect_error([&] { writer.declare("a", DType::kU8, {}); }, ErrorKind::kInvalidArgument,
+               {"'a'", "twice"});
+  expect_error([&] { writer.declare("__metadata__", DType::kU8, {}); }, ErrorKind::kInvalidArgument,
+               {"__metadata__"});
+  expect_error([&] { writer.declare("\xff", DType::kU8, {}); }, ErrorKind::kInvalidArgument,
+               {"UTF-8"});
+  expect_error([&] { writer.declare("n", DType::kU8, {-1}); }, ErrorKind::kInvalidArgument,
+               {"[-1]"});
+  expect_error([&] { writer.declare("f", DType::kF4, {3}); }, ErrorKind::kInvalidArgument,
+               {"12 bits"});
+}
+
 }  // namespace
 }  // namespace rarefy
