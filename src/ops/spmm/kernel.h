@@ -17,6 +17,7 @@ std::span<const SpmmKernel* const> gather_kernels();
 std::span<const SpmmKernel* const> dense_rows_kernels();
 std::span<const SpmmKernel* const> bitmap_kernels();
 std::span<const SpmmKernel* const> onednn_kernels();
+std::span<const SpmmKernel* const> strip_kernels();
 
 /// "needs avx512, active is avx2" when the active level is below `needed`.
 Support needs_isa(Isa needed);

@@ -19,6 +19,7 @@ std::vector<const SpmmKernel*> collect() {
            dense_rows_kernels(),
            bitmap_kernels(),
            gather_kernels(),
+           strip_kernels(),
            panel_kernels(),
        }) {
     all.insert(all.end(), family.begin(), family.end());

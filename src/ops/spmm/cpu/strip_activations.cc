@@ -1,0 +1,127 @@
+#include "ops/spmm/cpu/strip_activations.h"
+
+#include <algorithm>
+
+namespace rarefy::strip {
+namespace {
+
+constexpr std::int64_t kTileK = 32;
+constexpr std::int64_t kTileBytes = 1024;
+
+std::int64_t round_up(std::int64_t x, std::int64_t unit) {
+  return (x + unit - 1) / unit * unit;
+}
+
+const std::byte* element(const ConstMatrixRef& b, std::int64_t token, std::int64_t k) {
+  return static_cast<const std::byte*>(b.data) +
+         static_cast<std::size_t>(token * b.row_stride + k) * size_of(b.dtype);
+}
+
+/// One token tile, columns [k_begin, k_end) of b. f16 goes by f32 in pieces that stay in L1.
+void pack_amx_tile(const ConstMatrixRef& b, const Activations& x, std::int64_t tile,
+                   std::int64_t k_begin, std::int64_t k_end, std::byte* to) {
+  const std::int64_t first = tile * x.tokens;
+  const std::int64_t rows = std::clamp<std::int64_t>(b.rows - first, 0, x.tokens);
+  const std::int64_t tile_stride = std::int64_t{x.token_tiles} * x.parts * kTileBytes;
+  const auto tile_of = [&](std::int64_t k) {
+    return to + k / kTileK * tile_stride + tile * x.parts * kTileBytes;
+  };
+  AmxPack pack{.from = element(b, first, k_begin),
+               .row_stride = b.row_stride,
+               .rows = rows,
+               .tokens = x.tokens,
+               .columns = k_end - k_begin,
+               .tile_stride = tile_stride,
+               .to = tile_of(k_begin)};
+  const auto pack_floats = x.parts == 2 ? amx_pack_split : amx_pack_f32;
+  if (b.dtype == DType::kBF16) return amx_pack_bf16(pack);
+  if (b.dtype == DType::kF32) return pack_floats(pack);
+  constexpr std::int64_t kPiece = 256;
+  float piece[16 * kPiece];
+  for (std::int64_t k = k_begin; k < k_end; k += kPiece) {
+    const std::int64_t columns = std::min(kPiece, k_end - k);
+    for (std::int64_t r = 0; r < rows; ++r)
+      convert_elements(element(b, first + r, k), b.dtype, piece + r * kPiece, DType::kF32,
+                       static_cast<std::size_t>(columns));
+    pack.from = piece;
+    pack.row_stride = kPiece;
+    pack.columns = columns;
+    pack.to = tile_of(k);
+    pack_floats(pack);
+  }
+}
+
+/// Columns [k_begin, k_end) of one token tile as f32, [k][token].
+void pack_fma_tile(const ConstMatrixRef& b, const Activations& x, std::int64_t tile,
+                   std::int64_t k_begin, std::int64_t k_end, float* to) {
+  constexpr std::int64_t kPiece = 256;
+  float piece[kPiece];
+  const std::int64_t first = tile * x.tokens;
+  float* out = to + tile * x.padded_k * x.tokens;
+  for (std::int64_t k = k_begin; k < k_end; k += kPiece) {
+    const std::int64_t stop = std::min(k_end, k + kPiece);
+    const std::int64_t live = std::clamp<std::int64_t>(b.cols - k, 0, stop - k);
+    std::fill(piece + live, piece + (stop - k), 0.0F);
+    for (std::int64_t t = 0; t < x.tokens; ++t) {
+      if (first + t < b.rows) {
+        convert_elements(element(b, first + t, k), b.dtype, piece, DType::kF32,
+                         static_cast<std::size_t>(live));
+      } else {
+        std::fill(piece, piece + live, 0.0F);
+      }
+      for (std::int64_t i = 0; i < stop - k; ++i) out[(k + i) * x.tokens + t] = piece[i];
+    }
+  }
+}
+
+}  // namespace
+
+int amx_parts(DType activations, Precision precision) {
+  return activations == DType::kBF16 || precision == Precision::kBf16 ? 1 : 2;
+}
+
+AmxActivations::AmxActivations(const ConstMatrixRef& b, Precision precision, std::int64_t padded_k,
+                               ThreadPool& pool)
+    : x_([&] {
+        const TokenTiles tiles(b.rows, 16);
+        return Activations{nullptr, round_up(padded_k, kTileK), tiles.count, tiles.tokens,
+                           amx_parts(b.dtype, precision)};
+      }()),
+      storage_(
+          static_cast<std::size_t>(x_.padded_k / kTileK * x_.token_tiles * x_.parts * kTileBytes)) {
+  auto* to = storage_.as<std::byte>();
+  x_.data = to;
+  const std::int64_t live_tiles = (b.cols + kTileK - 1) / kTileK;
+  // Eight tiles of k at a time: 512 bytes of a bf16 row, enough for the prefetcher to follow.
+  constexpr std::int64_t kRun = 8;
+  pool.parallel_for((x_.padded_k / kTileK + kRun - 1) / kRun,
+                    [&](std::int64_t begin, std::int64_t end) {
+                      for (std::int64_t run = begin; run < end; ++run) {
+                        const std::int64_t k0 = run * kRun * kTileK;
+                        const std::int64_t k1 = std::min(b.cols, k0 + kRun * kTileK);
+                        for (std::int64_t tile = 0; k0 < k1 && tile < x_.token_tiles; ++tile)
+                          pack_amx_tile(b, x_, tile, k0, k1, to);
+                      }
+                    });
+  // Whole tiles past K, where blocks are wider than a tile.
+  const std::int64_t k_bytes = std::int64_t{x_.token_tiles} * x_.parts * kTileBytes;
+  std::fill(to + live_tiles * k_bytes, to + x_.padded_k / kTileK * k_bytes, std::byte{0});
+}
+
+FmaActivations::FmaActivations(const ConstMatrixRef& b, std::int32_t most_tokens,
+                               std::int64_t padded_k, ThreadPool& pool)
+    : x_([&] {
+        const TokenTiles tiles(b.rows, most_tokens);
+        return Activations{nullptr, padded_k, tiles.count, tiles.tokens, 1};
+      }()),
+      storage_(static_cast<std::size_t>(padded_k * x_.token_tiles * x_.tokens) * sizeof(float)) {
+  auto* to = storage_.as<float>();
+  x_.data = to;
+  constexpr std::int64_t kRun = 256;
+  pool.parallel_for((padded_k + kRun - 1) / kRun, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t tile = 0; tile < x_.token_tiles; ++tile)
+      pack_fma_tile(b, x_, tile, begin * kRun, std::min(padded_k, end * kRun), to);
+  });
+}
+
+}  // namespace rarefy::strip
