@@ -60,7 +60,9 @@ class SafetensorsWriter {
   void declare(const std::string& name, DType dtype, const Shape& shape);
   /// Data of the next declared tensor, or a part of it.
   void write(const void* data, std::size_t bytes);
-  void finish();
+  /// @param durable false leaves it to the OS when the data reach the disk: for what can be made
+  /// again.
+  void finish(bool durable = true);
 
  private:
   struct Impl;

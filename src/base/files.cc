@@ -127,6 +127,10 @@ void AtomicFile::commit_as(std::filesystem::path path) {
 
 void AtomicFile::commit() {
   flush();
+  publish();
+}
+
+void AtomicFile::publish() {
   const int fd = std::exchange(fd_, -1);
   const bool closed = close(fd) == 0;
   if (!closed || rename(temporary_.c_str(), path_.c_str()) != 0) {

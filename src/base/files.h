@@ -45,6 +45,8 @@ class AtomicFile {
   void flush();   ///< Everything to disk; called by commit, or earlier when several files are to be
                   ///< renamed together.
   void commit();  ///< flush, then rename onto `path`.
+  void publish();  ///< Rename without flush, for what can be made again: a crash of the machine may
+                   ///< leave it incomplete.
   void commit_as(std::filesystem::path path);  ///< As commit, onto another name in the same folder.
 
  private:

@@ -63,13 +63,17 @@ void SafetensorsWriter::write(const void* data, std::size_t bytes) {
   impl_->written += bytes;
 }
 
-void SafetensorsWriter::finish() {
+void SafetensorsWriter::finish(bool durable) {
   require(!impl_->finished, "{}: expected one finish, got two", impl_->path.string());
   if (!impl_->file) impl_->start();
   require(impl_->written == impl_->declared(),
           "{}: expected {} data bytes as declared, got {} before finish", impl_->path.string(),
           impl_->declared(), impl_->written);
-  impl_->file->commit();
+  if (durable) {
+    impl_->file->commit();
+  } else {
+    impl_->file->publish();
+  }
   impl_->finished = true;
 }
 
