@@ -1,0 +1,35 @@
+// A Llama checkpoint of any shape with random weights: for benchmarks and demonstrations of speed.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <string_view>
+
+#include "rarefy/config.h"
+#include "rarefy/progress.h"
+#include "rarefy/threads.h"
+
+namespace rarefy {
+
+struct RandomCheckpoint {
+  ModelConfig config;       ///< A shape of `random_shape`, or any of the Llama family.
+  double sparsity = 0.0;    ///< Share of zeros in the linear weights of the layers, as pruning each
+                            ///< by magnitude would leave them: the smallest go.
+  bool prune_head = false;  ///< The output head too.
+  std::uint64_t seed = 0;
+  /// tokenizer.json (and tokenizer_config.json) are copied from here, unless it is empty.
+  std::filesystem::path tokenizer_from;
+};
+
+/// Shapes of well-known sizes: "tiny" (1.6 M parameters, for tests), "100m", "1b" (Llama 3.2 1B's
+/// layers, vocabulary 32000, tied), "1b-128k" (with its vocabulary of 128256), "3b", "8b". Throws
+/// `Error` naming them for anything else.
+ModelConfig random_shape(std::string_view name);
+
+/// Writes config.json, generation_config.json, model.safetensors and the tokenizer to `directory`:
+/// bf16 weights from N(0, 0.02), norms of 1. The same seed gives the same bytes for any number of
+/// threads. Throws `Error` (kIo), also when the folder holds a model already.
+void write_random_checkpoint(const std::filesystem::path& directory, const RandomCheckpoint& model,
+                             ThreadPool& pool = default_pool(), Progress& progress = no_progress());
+
+}  // namespace rarefy
