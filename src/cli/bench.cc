@@ -13,6 +13,7 @@
 #include "cli/terminal.h"
 #include "cli/verb.h"
 #include "cli/version.h"
+#include "model/random_checkpoint.h"
 #include "rarefy/cpu.h"
 #include "rarefy/generate.h"
 #include "rarefy/threads.h"
@@ -26,6 +27,8 @@ struct Flags {
   int repetitions = 5;
   std::int64_t batch = 512;
   std::string output = "md";
+  std::string random, workdir;
+  std::vector<double> sparsities{0.0};
 };
 
 /// One line of the result: a prompt length or a number of generated tokens.
@@ -83,7 +86,8 @@ std::string utc_now() {
   return text;
 }
 
-OrderedJson as_json(const Test& test, const Model& model, const Flags& flags, double load_s) {
+OrderedJson as_json(const Test& test, const Model& model, const Flags& flags,
+                    const std::string& name, double load_s) {
   std::vector<double> ns;
   std::vector<double> rates;
   for (double s : test.seconds) {
@@ -98,7 +102,7 @@ OrderedJson as_json(const Test& test, const Model& model, const Flags& flags, do
           {"cpu_info", cpu_info().brand},
           {"gpu_info", ""},
           {"backends", std::string("CPU (") + to_string(active_isa()) + ")"},
-          {"model_filename", flags.model.directory},
+          {"model_filename", name},
           {"model_type", std::string(to_string(model.config().family)) + " " +
                              human_count(static_cast<double>(model.config().parameters()))},
           {"model_size", model.weight_bytes()},
@@ -136,8 +140,8 @@ void print_table(const OrderedJson& rows, bool markdown) {
     char rate[64];
     std::snprintf(rate, sizeof rate, "%.2f ± %.2f", row["avg_ts"].get<double>(),
                   row["stddev_ts"].get<double>());
-    table.add({row["model_type"].get<std::string>(), human_bytes(size),
-               percent(size / row["dense_size"].get<double>()),
+    table.add({std::filesystem::path(row["model_filename"].get<std::string>()).filename().string(),
+               human_bytes(size), percent(size / row["dense_size"].get<double>()),
                human_count(row["model_n_params"].get<double>()), row["backends"].get<std::string>(),
                std::to_string(row["n_threads"].get<int>()), test, rate});
   }
@@ -160,25 +164,15 @@ void print_csv(const OrderedJson& rows) {
   std::fputs(table.csv().c_str(), stdout);
 }
 
-void run(const Flags& flags, const Session& session) {
-  const LoadOptions load = [&] {
-    LoadOptions options = flags.model.load_options(session);
-    options.workloads = {
-        {1, 1.0},
-        {std::min<std::int64_t>(flags.batch, flags.prompt.empty() ? 1 : flags.prompt.front()),
-         0.05}};
-    if (options.workloads[1].n <= 1) options.workloads.pop_back();
-    return options;
-  }();
-  Planner planner = session.make_planner();
-  // The first load measures plans; load_s is that of a second one, with the plans at hand, as users
-  // meet it every day.
-  Model::load(flags.model.directory, planner, load).reset();
-  const auto start = std::chrono::steady_clock::now();
-  const auto model = Model::load(flags.model.directory, planner, load);
-  const double load_s =
-      std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+LoadOptions load_options(const Flags& flags, const Session& session) {
+  LoadOptions options = flags.model.load_options(session);
+  options.workloads = {{1, 1.0}};
+  const std::int64_t prompt = flags.prompt.empty() ? 0 : flags.prompt.front();
+  if (prompt > 1) options.workloads.push_back({std::min(flags.batch, prompt), 0.05});
+  return options;
+}
 
+std::vector<Test> tests_of(const Flags& flags) {
   std::vector<Test> tests;
   for (std::int64_t p : flags.prompt) {
     if (p > 0) tests.push_back({p, 0, {}});
@@ -187,17 +181,80 @@ void run(const Flags& flags, const Session& session) {
     if (n > 0) tests.push_back({0, n, {}});
   }
   require(!tests.empty(), "-p, -n: expected at least one positive number of tokens");
-  OrderedJson rows = OrderedJson::array();
+  return tests;
+}
+
+/// All tests on the model of `flags`, which rows call `name`.
+void bench_model(const Flags& flags, const Session& session, const std::string& name,
+                 OrderedJson& rows) {
+  std::vector<Test> tests = tests_of(flags);
+  const LoadOptions load = load_options(flags, session);
+  Planner planner = session.make_planner();
+  // The first load measures plans; load_s is that of a second one, with the plans at hand, as users
+  // meet it every day.
+  Model::load(flags.model.directory, planner, load).reset();
+  const auto start = std::chrono::steady_clock::now();
+  const auto model = Model::load(flags.model.directory, planner, load);
+  const double load_s =
+      std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   for (Test& test : tests) {
     run_once(*model,
              {std::min<std::int64_t>(test.prompt, 64), std::min<std::int64_t>(test.gen, 4), {}},
              flags.batch);  // Warm-up
     for (int r = 0; r < flags.repetitions; ++r) {
-      session.progress().update("bench", r, flags.repetitions, test.name());
+      session.progress().update("bench", r, flags.repetitions, name + " " + test.name());
       test.seconds.push_back(run_once(*model, test, flags.batch));
     }
     session.progress().update("bench", 1, 1, "");
-    rows.push_back(as_json(test, *model, flags, load_s));
+    rows.push_back(as_json(test, *model, flags, name, load_s));
+  }
+}
+
+/// A folder below the scratch folder that is gone when the benchmark is.
+class TemporaryModel {
+ public:
+  TemporaryModel(const Flags& flags, double sparsity, const Session& session) {
+    std::string path = (flags.workdir.empty() ? std::filesystem::temp_directory_path()
+                                              : std::filesystem::path(flags.workdir)) /
+                       "rarefy-bench-XXXXXX";
+    if (mkdtemp(path.data()) == nullptr)
+      fail(ErrorKind::kIo, "--workdir: could not create a folder like {}", path);
+    directory_ = path;
+    try {
+      RandomCheckpoint model;
+      model.config = random_shape(flags.random);
+      model.sparsity = sparsity;
+      write_random_checkpoint(directory_, model, default_pool(), session.progress());
+    } catch (...) {
+      std::filesystem::remove_all(directory_);
+      throw;
+    }
+  }
+  ~TemporaryModel() {
+    std::error_code ignored;
+    std::filesystem::remove_all(directory_, ignored);
+  }
+  TemporaryModel(const TemporaryModel&) = delete;
+  TemporaryModel& operator=(const TemporaryModel&) = delete;
+  [[nodiscard]] std::string directory() const { return directory_.string(); }
+
+ private:
+  std::filesystem::path directory_;
+};
+
+void run(const Flags& flags, const Session& session) {
+  OrderedJson rows = OrderedJson::array();
+  if (flags.random.empty()) {
+    bench_model(flags, session, flags.model.directory, rows);
+  } else {
+    for (double sparsity : flags.sparsities) {
+      const TemporaryModel model(flags, sparsity, session);
+      Flags one = flags;
+      one.model.directory = model.directory();
+      char name[64];
+      std::snprintf(name, sizeof name, "random-%s-%.0f%%", flags.random.c_str(), 100 * sparsity);
+      bench_model(one, session, name, rows);
+    }
   }
   if (session.json || flags.output == "json") return print_json(rows);
   if (flags.output == "jsonl") {
@@ -238,14 +295,28 @@ void add_bench(CLI::App& app, Session& session) {
   verb->add_option("-o,--output", flags->output, "md, csv, json or jsonl")
       ->check(CLI::IsMember({"md", "csv", "json", "jsonl"}))
       ->capture_default_str();
+  verb->add_option(
+          "--random", flags->random,
+          "In place of -m: a Llama of this shape with random weights (tiny, 100m, 1b, 3b, 8b)")
+      ->type_name("SHAPE");
+  verb->add_option("--sparsity", flags->sparsities, "With --random: shares of zeros")
+      ->delimiter(',')
+      ->check(CLI::Range(0.0, 0.99))
+      ->type_name("S,…");
+  verb->add_option(
+          "--workdir", flags->workdir,
+          "With --random: where its checkpoint lies meanwhile (default: the temporary folder)")
+      ->type_name("DIR");
   verb->footer(
-      "Examples:\n  rarefy bench -m my-model-thin -p 512 -n 128 -r 5\n  rarefy bench ops --shape "
+      "Examples:\n  rarefy bench -m my-model-thin -p 512 -n 128 -r 5\n  rarefy bench --random 1b "
+      "--sparsity 0,0.7 -p 0 -n 32\n  rarefy bench ops --shape "
       "4096x14336 --n 1,16 --sparsity 0.5,0.7,0.9");
   add_bench_ops(*verb, session);
   verb->require_subcommand(0, 1);
   verb->callback([verb, flags, &session] {
     if (!verb->get_subcommands().empty()) return;
-    require(!flags->model.directory.empty(), "-m: expected a model folder (or `rarefy bench ops`)");
+    require(flags->model.directory.empty() != flags->random.empty(),
+            "-m: expected a model folder, or --random SHAPE, or `rarefy bench ops`");
     run(*flags, session);
   });
 }
