@@ -18,15 +18,16 @@ struct SparseText {
   std::vector<float> values;  ///< Empty for a pattern (.smtx, or a MatrixMarket "pattern").
 };
 
-/// By ending: .smtx, .mtx (coordinate real/integer/pattern, general or symmetric; or array). Throws
-/// `Error` with file and line.
+/// By ending: .smtx, .mtx (coordinate real/integer/pattern, general, symmetric or skew-symmetric;
+/// or array, of which zeros are left out). At most 2^26 rows. Throws `Error` with file and line.
 SparseText read_sparse_text(const std::filesystem::path& path);
 
 /// .smtx keeps the pattern alone; .mtx values too. Written under a temporary name, then renamed.
 void write_sparse_text(const std::filesystem::path& path, const SparseText& matrix);
 
 /// As a weight of `dtype`: values from the file, or drawn from N(0, 1) by `seed` where the file has
-/// none.
+/// none (never so small that they would round to zero). Throws `Error` unless `text` is the CSR it
+/// claims to be.
 class SparseTextSource final : public RowSource {
  public:
   SparseTextSource(SparseText text, DType dtype, std::uint64_t seed);
