@@ -1,0 +1,113 @@
+#include "cli/bench_ops_methods.h"
+
+#include <algorithm>
+
+#include "base/check.h"
+#include "planner/search_space.h"
+
+namespace rarefy::bench {
+namespace {
+
+SpmmProblem spmm_problem(const Problem& p) {
+  return {.m = p.weight.m,
+          .k = p.weight.k,
+          .n = p.n,
+          .weight = p.weight.dtype,
+          .activations = p.activations,
+          .output = DType::kF32,
+          .precision = p.precision,
+          .threads = p.pool.size()};
+}
+
+class OurMethod final : public Method {
+ public:
+  OurMethod(const Problem& problem, FormatSpec format, const SpmmKernel& kernel)
+      : problem_(problem), format_(format), kernel_(kernel) {
+    make_copies(1);
+  }
+  [[nodiscard]] std::string name() const override { return std::string(kernel_.name()); }
+  [[nodiscard]] std::string format() const override { return format_.name(); }
+  [[nodiscard]] bool dense() const override { return format_.format == Format::kDense; }
+  [[nodiscard]] std::size_t bytes() const override { return copies_.front()->bytes(); }
+  void make_copies(int copies) override {
+    while (std::ssize(copies_) < copies)
+      copies_.push_back(pack(problem_.weight.source(), format_, problem_.pool));
+  }
+  void run(int copy) override {
+    SpmmArgs args;
+    args.b = problem_.b;
+    args.c = problem_.c;
+    args.precision = problem_.precision;
+    spmm(*copies_.at(static_cast<std::size_t>(copy)), args, problem_.pool, &kernel_);
+  }
+
+ private:
+  const Problem& problem_;
+  FormatSpec format_;
+  const SpmmKernel& kernel_;
+  std::vector<MatrixPtr> copies_;
+};
+
+std::string family_of(const SpmmKernel& kernel) {
+  return std::string(kernel.name().substr(0, kernel.name().find('.')));
+}
+
+/// Whether another kernel makes this one uninteresting on `format`.
+bool outdone(const SpmmKernel& kernel, const FormatSpec& format, const SpmmProblem& problem) {
+  const std::span<const SpmmKernel* const> kernels = spmm_kernels();
+  return std::any_of(kernels.begin(), kernels.end(), [&](const SpmmKernel* other) {
+    if (other == &kernel || !other->supports(format, problem)) return false;
+    if (family_of(kernel) == "panel") return family_of(*other) != "panel";
+    // "bitmap.portable" beside "bitmap.avx512": the same family, a lower instruction set that is in
+    // the name. Variants of one instruction set ("bitmap.avx512.expand") all stay.
+    return family_of(*other) == family_of(kernel) && other->isa() > kernel.isa() &&
+           (kernel.isa() == Isa::kPortable || kernel.isa() == Isa::kAvx2);
+  });
+}
+
+}  // namespace
+
+std::unique_ptr<Method> our_method(const Problem& problem, const PatternStats& pattern,
+                                   const MachineCeilings& ceilings, const FormatSpec& format,
+                                   const SpmmKernel& kernel) {
+  auto method = std::make_unique<OurMethod>(problem, format, kernel);
+  method->floor_us = roofline(kernel, format, pattern, spmm_problem(problem), ceilings).floor_us();
+  return method;
+}
+
+Methods our_methods(const Problem& problem, const PatternStats& pattern,
+                    const MachineCeilings& ceilings, bool all, std::vector<Skipped>& skipped) {
+  const DenseSource source = problem.weight.source();
+  const std::vector<FormatSpec> fitting = planning::fitting_nm(source, pattern, problem.pool);
+  Methods methods;
+  for (const FormatSpec& format : planning::search_formats(PlanRequest{}, source.dtype())) {
+    if (format.format == Format::kNm &&
+        std::find(fitting.begin(), fitting.end(), format) == fitting.end())
+      continue;
+    if (const Support packs = can_pack(format, source.rows(), source.cols(), source.dtype());
+        !packs) {
+      skipped.push_back({format.name(), packs.reason});
+      continue;
+    }
+    // A block format that would store most of the weight anyway is only a slower dense one.
+    const auto dense_bytes = static_cast<double>(problem.weight.values.size());
+    if (format.format != Format::kDense &&
+        static_cast<double>(estimate_packed_bytes(format, pattern, source.dtype())) >
+            1.25 * dense_bytes) {
+      skipped.push_back({format.name(), "would take more than 1.25 times the dense bytes"});
+      continue;
+    }
+    for (const SpmmKernel* kernel : spmm_kernels()) {
+      if (!kernel->supports(format, spmm_problem(problem))) continue;
+      if (!all && outdone(*kernel, format, spmm_problem(problem))) continue;
+      try {
+        methods.push_back(our_method(problem, pattern, ceilings, format, *kernel));
+      } catch (const Error& error) {
+        skipped.push_back({std::string(kernel->name()), error.what()});
+      }
+    }
+  }
+  return methods;
+}
+
+}  // namespace rarefy::bench

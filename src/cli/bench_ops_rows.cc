@@ -1,0 +1,149 @@
+#include "cli/bench_ops_rows.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <cctype>
+#include <map>
+
+#include "base/check.h"
+#include "base/files.h"
+#include "rarefy/cpu.h"
+
+namespace rarefy::bench {
+namespace {
+
+/// Columns that say which measurement a row is; a new one of the same replaces it.
+constexpr std::array kKey{"shape",   "n",       "sparsity", "dtype", "activations",
+                          "pattern", "threads", "method",   "format"};
+
+double rounded(double value, double unit) {
+  return std::round(value / unit) * unit;
+}
+
+using CsvRow = std::map<std::string, std::string>;
+
+/// No cell of ours holds a comma, a quote or a line break; files by others that do are refused.
+std::vector<std::string> split(std::string_view line, const std::string& where) {
+  if (line.find('"') != std::string_view::npos)
+    fail(ErrorKind::kCorrupt, "{}: expected plain cells, got a quote", where);
+  std::vector<std::string> cells;
+  for (;;) {
+    const std::size_t comma = line.find(',');
+    cells.emplace_back(line.substr(0, comma));
+    if (comma == std::string_view::npos) return cells;
+    line.remove_prefix(comma + 1);
+  }
+}
+
+std::vector<CsvRow> read_csv(const std::filesystem::path& file) {
+  std::vector<CsvRow> rows;
+  if (!std::filesystem::exists(file)) return rows;
+  const std::string text = read_text(file);
+  std::vector<std::string> header;
+  std::size_t number = 0;
+  for (std::size_t at = 0; at < text.size();) {
+    const std::size_t end = std::min(text.find('\n', at), text.size());
+    const std::string_view line = std::string_view(text).substr(at, end - at);
+    at = end + 1;
+    const std::string where = fmt::format("{}:{}", file.string(), ++number);
+    if (line.empty()) continue;
+    std::vector<std::string> cells = split(line, where);
+    if (header.empty()) {
+      header = std::move(cells);
+      continue;
+    }
+    if (cells.size() != header.size()) {
+      fail(ErrorKind::kCorrupt, "{}: expected {} cells, got {}", where, header.size(),
+           cells.size());
+    }
+    CsvRow row;
+    for (std::size_t i = 0; i < cells.size(); ++i) row[header[i]] = cells[i];
+    rows.push_back(std::move(row));
+  }
+  return rows;
+}
+
+std::string cell(const cli::OrderedJson& value) {
+  std::string text = value.is_string() ? value.get<std::string>() : value.dump();
+  std::replace(text.begin(), text.end(), ',', ';');
+  return text;
+}
+
+std::vector<std::string> key_of(const CsvRow& row) {
+  std::vector<std::string> key;
+  for (const char* column : kKey) {
+    const auto found = row.find(column);
+    key.push_back(found != row.end() ? found->second : "");
+  }
+  return key;
+}
+
+}  // namespace
+
+cli::OrderedJson row_to_json(const Row& row, const Context& context) {
+  return {{"method", row.method},
+          {"format", row.format},
+          {"median_us", rounded(row.median_us, 0.01)},
+          {"min_us", rounded(row.min_us, 0.01)},
+          {"max_us", rounded(row.max_us, 0.01)},
+          {"bytes", row.bytes},
+          {"gb_per_s", rounded(row.gb_per_s, 0.01)},
+          {"speedup_vs_best_dense", rounded(row.speedup_vs_best_dense, 0.001)},
+          {"max_rel_err", row.max_rel_err},
+          {"chosen", row.chosen},
+          {"roofline", rounded(row.roofline, 0.001)},
+          {"shape", context.shape},
+          {"n", context.n},
+          {"sparsity", rounded(context.sparsity, 0.0001)},
+          {"dtype", context.dtype},
+          {"activations", context.activations},
+          {"pattern", context.pattern},
+          {"threads", context.threads},
+          {"date", context.date},
+          {"commit", context.commit}};
+}
+
+void save_rows(const std::filesystem::path& file, const cli::OrderedJson& rows) {
+  if (rows.empty()) return;
+  std::vector<std::string> header;
+  for (const auto& [name, value] : rows[0].items()) header.push_back(name);
+  std::map<std::vector<std::string>, CsvRow> fresh;
+  std::vector<CsvRow> added;
+  for (const cli::OrderedJson& row : rows) {
+    CsvRow cells;
+    for (const auto& [name, value] : row.items()) cells[name] = cell(value);
+    fresh[key_of(cells)] = cells;
+    added.push_back(std::move(cells));
+  }
+  std::vector<CsvRow> all = read_csv(file);
+  std::erase_if(all, [&](const CsvRow& old) { return fresh.contains(key_of(old)); });
+  all.insert(all.end(), added.begin(), added.end());
+
+  std::string text = fmt::format("{}\n", fmt::join(header, ","));
+  for (CsvRow& row : all) {
+    std::vector<std::string> cells;
+    for (const std::string& column : header) cells.push_back(row[column]);
+    text += fmt::format("{}\n", fmt::join(cells, ","));
+  }
+  if (file.has_parent_path()) std::filesystem::create_directories(file.parent_path());
+  AtomicFile out(file);
+  out.write(text);
+  out.commit();
+}
+
+std::string device_name() {
+  std::string name;
+  for (char c : cpu_info().brand) {
+    if (std::isalnum(static_cast<unsigned char>(c)) != 0) {
+      name += static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+    } else if (!name.empty() && name.back() != '-') {
+      name += '-';
+    }
+  }
+  while (!name.empty() && name.back() == '-') name.pop_back();
+  return fmt::format("{}-{}c", name.empty() ? "cpu" : name, cpu_info().cores);
+}
+
+}  // namespace rarefy::bench

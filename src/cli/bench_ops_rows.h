@@ -1,0 +1,34 @@
+// Rows of an operator benchmark as JSON, tables and CSV files that keep the latest of each problem.
+#pragma once
+
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "cli/bench_ops_run.h"
+#include "cli/verb.h"
+
+namespace rarefy::bench {
+
+/// What was asked, beside each row.
+struct Context {
+  std::string shape;  ///< "4096x14336"
+  std::int64_t n = 1;
+  double sparsity = 0;  ///< As it came out.
+  std::string dtype, activations, pattern;
+  int threads = 1;
+  std::string date, commit;
+};
+
+/// The contract's keys, then the context's.
+cli::OrderedJson row_to_json(const Row& row, const Context& context);
+
+/// Merges rows into the CSV file: a row of the same problem, method and format is replaced, others
+/// stay. A new header rewrites the file with what both have in common. Written through a temporary
+/// file. Throws `Error` (kIo, kCorrupt).
+void save_rows(const std::filesystem::path& file, const cli::OrderedJson& rows);
+
+/// "intel-r-xeon-r-processor-2c": the folder of this machine below bench/results.
+std::string device_name();
+
+}  // namespace rarefy::bench
