@@ -4,13 +4,12 @@
 
 #include <algorithm>
 #include <chrono>
+#include <fstream>
 #include <map>
 #include <memory>
 #include <set>
-#include <sstream>
 
 #include "base/check.h"
-#include "base/files.h"
 #include "compress/calibration.h"
 #include "compress/layer_inputs.h"
 #include "compress/linear_algebra.h"
@@ -47,7 +46,7 @@ void reset_peak_bytes() {
 }
 
 std::size_t peak_bytes() {
-  std::istringstream status(read_text("/proc/self/status"));
+  std::ifstream status("/proc/self/status");  // Has no size that a whole-file read could trust.
   for (std::string line; std::getline(status, line);) {
     if (line.starts_with("VmHWM:")) return std::stoull(line.substr(6)) * 1024;
   }
