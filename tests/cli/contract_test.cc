@@ -34,7 +34,7 @@ std::string short_text(const ScratchFolder& folder, std::size_t bytes) {
 
 TEST(Contract, Perplexity) {
   const ScratchFolder folder;
-  const Run run =
+  const Outcome run =
       run_rarefy("perplexity -m " + kModel + " -f " + short_text(folder, 6000) + " -c 256 --json");
   ASSERT_EQ(run.status, 0) << run.err;
   const Json result = run.json();
@@ -50,8 +50,9 @@ TEST(Contract, Perplexity) {
 
 TEST(Contract, GenerateIsGreedyAtTemperatureZero) {
   const Json reference = Json::parse(read_all(kModel + "/reference.json"))["reference"][0];
-  const Run run = run_rarefy("generate -m " + kModel + " -p '" +
-                             reference["prompt"].get<std::string>() + "' -n 16 --temp 0 --json");
+  const Outcome run =
+      run_rarefy("generate -m " + kModel + " -p '" + reference["prompt"].get<std::string>() +
+                 "' -n 16 --temp 0 --json");
   ASSERT_EQ(run.status, 0) << run.err;
   const Json result = run.json();
   expect_keys(result, {"prompt_ids", "ids", "text", "tokens_per_s"});
@@ -63,7 +64,7 @@ TEST(Contract, GenerateIsGreedyAtTemperatureZero) {
 }
 
 TEST(Contract, GenerateStreamsThePromptAndItsContinuation) {
-  const Run run = run_rarefy("generate -m " + kModel + " -p 'Once upon a time' -n 8");
+  const Outcome run = run_rarefy("generate -m " + kModel + " -p 'Once upon a time' -n 8");
   ASSERT_EQ(run.status, 0) << run.err;
   EXPECT_TRUE(run.out.starts_with("Once upon a time, I shall be able to")) << run.out;
   EXPECT_EQ(run.err, "");
@@ -72,14 +73,14 @@ TEST(Contract, GenerateStreamsThePromptAndItsContinuation) {
 TEST(Contract, PruneThenInspect) {
   const ScratchFolder folder;
   const std::string thin = folder / "thin";
-  const Run pruned =
+  const Outcome pruned =
       run_rarefy("prune -m " + kModel + " -o " + thin +
                  " --method wanda --sparsity 0.6 --pattern unstructured --calibration " +
                  kCalibration + " --samples 2 -c 64 --seed 3 --json");
   ASSERT_EQ(pruned.status, 0) << pruned.err;
   EXPECT_NEAR(pruned.json()["sparsity"].get<double>(), 0.6, 0.005);
 
-  const Run inspected = run_rarefy("inspect -m " + thin + " --json");
+  const Outcome inspected = run_rarefy("inspect -m " + thin + " --json");
   ASSERT_EQ(inspected.status, 0) << inspected.err;
   int thinned = 0;
   for (const Json& tensor : inspected.json()) {
@@ -97,7 +98,7 @@ TEST(Contract, PruneTakesEveryPattern) {
   const ScratchFolder folder;
   for (const std::string pattern : {"2:4", "4:8", "32x32"}) {
     const std::string thin = folder / "thin";
-    const Run run =
+    const Outcome run =
         run_rarefy("prune -m " + kModel + " -o " + thin +
                    " --method magnitude --sparsity 0.5 --overwrite --json --pattern " + pattern);
     ASSERT_EQ(run.status, 0) << run.err;
@@ -111,7 +112,7 @@ TEST(Contract, PruneTakesARecipe) {
   std::ofstream(recipe) << "prune_stage:\n  prune_modifiers:\n    SparseGPTModifier:\n      "
                            "sparsity: 0.5\n      mask_structure: '2:4'\n"
                            "      targets: ['re:.*mlp.*']\n      ignore: ['lm_head']\n";
-  const Run run =
+  const Outcome run =
       run_rarefy("prune -m " + kModel + " -o " + (folder / "thin") + " --recipe " + recipe +
                  " --calibration " + kCalibration + " --samples 2 -c 64 --json");
   ASSERT_EQ(run.status, 0) << run.err;
@@ -119,7 +120,7 @@ TEST(Contract, PruneTakesARecipe) {
 }
 
 TEST(Contract, BenchFollowsLlamaBench) {
-  const Run run = run_rarefy("bench -m " + kModel + " -p 16 -n 4 -r 2 --no-measure --json");
+  const Outcome run = run_rarefy("bench -m " + kModel + " -p 16 -n 4 -r 2 --no-measure --json");
   ASSERT_EQ(run.status, 0) << run.err;
   const Json rows = run.json();
   ASSERT_EQ(rows.size(), 2U);
@@ -137,7 +138,7 @@ TEST(Contract, BenchFollowsLlamaBench) {
 }
 
 TEST(Contract, BenchOps) {
-  const Run run = run_rarefy(
+  const Outcome run = run_rarefy(
       "bench ops --shape 64x96 --n 1 --sparsity 0.7 --dtype bf16 --pattern uniform --device cpu "
       "--rotate-mb 1 --repetitions 3 --json");
   ASSERT_EQ(run.status, 0) << run.err;
@@ -154,12 +155,12 @@ TEST(Contract, BenchOps) {
 TEST(Contract, TuneExplainConvertDoctorSpeakJson) {
   const ScratchFolder folder;
   const std::string cache = " --cache-dir " + (folder / "cache");
-  const Run tuned = run_rarefy("tune -m " + kModel + " --no-measure --json" + cache);
+  const Outcome tuned = run_rarefy("tune -m " + kModel + " --no-measure --json" + cache);
   ASSERT_EQ(tuned.status, 0) << tuned.err;
   for (const Json& weight : tuned.json())
     expect_keys(weight, {"name", "shape", "format", "bytes", "dense_bytes", "steps"});
 
-  const Run explained =
+  const Outcome explained =
       run_rarefy("explain -m " + kModel + " -w layers.0.mlp.down_proj --json" + cache);
   ASSERT_EQ(explained.status, 0) << explained.err;
   const Json weights = explained.json()["weights"];
@@ -172,10 +173,10 @@ TEST(Contract, TuneExplainConvertDoctorSpeakJson) {
   }
   EXPECT_GE(chosen, 1);
 
-  const Run converted =
+  const Outcome converted =
       run_rarefy("convert -m " + kModel + " -o " + (folder / "copy") + " --storage dense --json");
   ASSERT_EQ(converted.status, 0) << converted.err;
-  const Run doctor = run_rarefy("doctor --json" + cache);
+  const Outcome doctor = run_rarefy("doctor --json" + cache);
   ASSERT_EQ(doctor.status, 0) << doctor.err;
   expect_keys(doctor.json(), {"version", "cpu", "isa", "threads", "dram_gb_per_s"});
 }
@@ -183,8 +184,8 @@ TEST(Contract, TuneExplainConvertDoctorSpeakJson) {
 TEST(Contract, ReportIsOneSelfContainedPage) {
   const ScratchFolder folder;
   const std::string page = folder / "report.html";
-  const Run run = run_rarefy("report -m " + kModel + " -f " + short_text(folder, 4000) +
-                             " -c 128 -p 'The sea' -n 4 --maps 1 -o " + page);
+  const Outcome run = run_rarefy("report -m " + kModel + " -f " + short_text(folder, 4000) +
+                                 " -c 128 -p 'The sea' -n 4 --maps 1 -o " + page);
   ASSERT_EQ(run.status, 0) << run.err;
   const std::string html = read_all(page);
   EXPECT_NE(html.find("<svg"), std::string::npos);
@@ -193,14 +194,16 @@ TEST(Contract, ReportIsOneSelfContainedPage) {
 }
 
 TEST(Contract, HelpShowsExamplesAndCompletionNamesEveryVerb) {
-  const Run completion = run_rarefy("completion bash");
+  const Outcome completion = run_rarefy("completion bash");
   ASSERT_EQ(completion.status, 0) << completion.err;
   for (const std::string verb : {"inspect", "prune", "tune", "explain", "perplexity", "generate",
                                  "bench", "convert", "report", "doctor"}) {
-    const Run help = run_rarefy(verb + " --help");
+    const Outcome help = run_rarefy(verb + " --help");
     EXPECT_EQ(help.status, 0) << verb;
     EXPECT_NE(completion.out.find(verb + ")"), std::string::npos) << verb;
-    if (verb != "doctor") EXPECT_NE(help.out.find("Example"), std::string::npos) << verb;
+    if (verb != "doctor") {
+      EXPECT_NE(help.out.find("Example"), std::string::npos) << verb;
+    }
   }
   EXPECT_EQ(run_rarefy("--version").status, 0);
 }

@@ -12,7 +12,7 @@ namespace {
 const std::string kModel = source_path("examples/models/tiny-lm").string();
 
 void expect_refused(const std::string& arguments, const std::string& named) {
-  const Run run = run_rarefy(arguments);
+  const Outcome run = run_rarefy(arguments);
   EXPECT_EQ(run.status, 2) << arguments << "\n" << run.err;
   EXPECT_EQ(run.out, "") << arguments;
   EXPECT_EQ(std::count(run.err.begin(), run.err.end(), '\n'), 1) << arguments << "\n" << run.err;

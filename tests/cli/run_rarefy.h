@@ -14,7 +14,7 @@
 
 namespace rarefy::testing {
 
-struct Run {
+struct Outcome {
   int status = 0;
   std::string out, err;
   [[nodiscard]] Json json() const { return Json::parse(out); }
@@ -46,7 +46,7 @@ inline std::string read_all(const std::string& path) {
 }
 
 /// `arguments` is a shell line; standard output and error come back apart.
-inline Run run_rarefy(const std::string& arguments) {
+inline Outcome run_rarefy(const std::string& arguments) {
   const ScratchFolder scratch;
   const std::string out = scratch / "out";
   const std::string err = scratch / "err";
