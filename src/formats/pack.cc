@@ -18,6 +18,7 @@ constexpr Packer kPackers[] = {
     {Format::kCsr, false, can_pack_csr, pack_csr},
     {Format::kBitmap, false, can_pack_bitmap, pack_bitmap},
     {Format::kDelta, false, can_pack_delta, pack_delta},
+    {Format::kWindow, false, can_pack_window, pack_window},
     {Format::kSell, false, can_pack_sell, pack_sell},
     {Format::kNm, false, can_pack_nm, pack_nm},
     {Format::kBsr, false, can_pack_bsr, pack_bsr},

@@ -31,6 +31,9 @@ Pack pack_bitmap;
 CanPack can_pack_delta;
 Pack pack_delta;
 
+CanPack can_pack_window;
+Pack pack_window;
+
 CanPack can_pack_sell;
 Pack pack_sell;
 

@@ -31,6 +31,8 @@ std::string FormatSpec::name() const {
       return "bitmap";
     case Format::kDelta:
       return fmt::format("delta{}", index_bits);
+    case Format::kWindow:
+      return "window";
     case Format::kSell:
       return fmt::format("sell{}", index_bits);
     case Format::kNm:
@@ -44,7 +46,7 @@ std::string FormatSpec::name() const {
 std::optional<FormatSpec> FormatSpec::parse(std::string_view name) {
   for (const FormatSpec& spec :
        {format::kDense, format::kCsr32, format::kCsr16, format::kBitmap, format::kDelta4,
-        format::kDelta8, format::kSell8, format::kSell16}) {
+        format::kDelta8, format::kWindow, format::kSell8, format::kSell16}) {
     if (name == spec.name()) return spec;
   }
   if (name.starts_with("dense")) {

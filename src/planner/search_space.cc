@@ -40,6 +40,8 @@ bool same_family(const SpmmKernel& kernel, const FormatSpec& spec) {
       return family.starts_with("bitmap") || family == "panel";
     case Format::kDelta:
       return family.starts_with("delta") || family == "panel";
+    case Format::kWindow:
+      return family.starts_with("window") || family == "panel";
     case Format::kSell:
       return family.starts_with("sell") || family == "panel";
     case Format::kNm:
@@ -62,8 +64,8 @@ std::vector<FormatSpec> search_formats(const PlanRequest& request, DType dtype) 
     for (const FormatSpec& spec : request.formats) add(spec);
     return formats;
   }
-  for (const FormatSpec& spec : {format::kBitmap, format::kSell8, format::kSell16, format::kDelta4,
-                                 format::kDelta8, format::kCsr16, format::kCsr32})
+  for (const FormatSpec& spec : {format::kBitmap, format::kWindow, format::kSell8, format::kSell16,
+                                 format::kDelta4, format::kDelta8, format::kCsr16, format::kCsr32})
     add(spec);
   for (const FormatSpec& spec : kNmFormats) add(spec);
   for (const FormatSpec& spec : kBlocks) add(spec);

@@ -95,6 +95,7 @@ inline std::vector<FormatSpec> all_specs() {
           format::kCsr32,
           format::kCsr16,
           format::kBitmap,
+          format::kWindow,
           format::kDelta4,
           format::kDelta8,
           format::kSell8,

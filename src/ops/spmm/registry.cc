@@ -18,6 +18,8 @@ std::vector<const SpmmKernel*> collect() {
            onednn_kernels(),
            dense_rows_kernels(),
            bitmap_kernels(),
+           window_kernels(),
+           nm_kernels(),
            gather_kernels(),
            strip_kernels(),
            panel_kernels(),
@@ -66,14 +68,24 @@ double estimated_bytes(const FormatSpec& spec, const PatternStats& pattern, DTyp
       return nnz * (element + spec.index_bits / 8.0) + 8 * (rows + 1);
     case Format::kBitmap:
       return nnz * element + positions / 8 + positions / 512 * 4;
-    case Format::kDelta:
+    case Format::kDelta: {
+      // Uniform gaps are geometric; a gap beyond the reach of a code takes an escape each time.
+      const double miss = std::pow(1.0 - pattern.density(), std::exp2(spec.index_bits) - 1);
+      const double codes = miss < 1.0 ? nnz / (1.0 - miss) : 0.0;
+      return nnz * element + codes * spec.index_bits / 8 + rows * (16 + 16);
+    }
+    case Format::kWindow: {
+      // Masks of about 2 bytes a 16 lanes and step; odd lists of bf16 end with a zero.
+      const double windows = rows * std::ceil(static_cast<double>(pattern.cols) / 128);
+      const double lane = weight == DType::kBF16 ? 2 : 1;
+      const double padded = nnz + (lane - 1) * 0.5 * windows;
+      return padded * (element + 1) + (padded / lane + windows * 2) / 8 * 1.3;
+    }
     case Format::kSell: {
-      // Gaps longer than the field hold an escape each; uniform gaps are geometric.
-      const double reach = std::exp2(std::min(spec.index_bits, 16)) - 1;
-      const double miss = std::pow(1.0 - pattern.density(), reach);
-      const double escapes = miss < 1.0 ? nnz * miss / (1.0 - miss) : 0.0;
-      const double slots = spec.format == Format::kSell ? 1.05 * (nnz + escapes) : nnz + escapes;
-      return slots * (element + spec.index_bits / 8.0) + 8 * rows;
+      // As kDelta, but an escape holds a value too, and rows are padded to the longest of 16.
+      const double miss = std::pow(1.0 - pattern.density(), std::exp2(spec.index_bits) - 1);
+      const double slots = miss < 1.0 ? nnz / (1.0 - miss) : 0.0;
+      return 1.05 * slots * (element + spec.index_bits / 8.0) + 8 * rows;
     }
     case Format::kNm:
       return positions * spec.n / spec.m * (element + std::ceil(std::log2(spec.m)) / 8);
