@@ -36,6 +36,7 @@ std::vector<std::string> matching_weights(const Checkpoint& checkpoint, const st
 void run(const Flags& flags, const Session& session) {
   require_path(flags.model, "-m");
   const auto checkpoint = Checkpoint::open(flags.model);
+  const std::vector<std::string> names = matching_weights(*checkpoint, flags.weight);
   Planner planner = session.make_planner();
   PlanRequest request;
   request.workloads.clear();
@@ -50,7 +51,7 @@ void run(const Flags& flags, const Session& session) {
         "this machine: %.1f GB/s from memory, %.1f GB/s from cache, %.2f GHz under vector load\n",
         ceilings.dram_gb_per_s, ceilings.cache_gb_per_s, ceilings.ghz);
   }
-  for (const std::string& name : matching_weights(*checkpoint, flags.weight)) {
+  for (const std::string& name : names) {
     const auto source = checkpoint->source(name);
     const Plan plan = planner.plan(*source, request);
     if (session.json) {

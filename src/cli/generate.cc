@@ -26,6 +26,7 @@ void run(const Flags& flags, const Session& session) {
   const LoadOptions load = flags.model.load_options(session);
   GenerateOptions options = flags.options;
   options.kv_dtype = *parse_dtype(flags.kv);
+  const Sampler check(options.sampling);  // Bad numbers are refused before a large model is loaded.
   const auto tokenizer = Tokenizer::load(flags.model.directory);
   Planner planner = session.make_planner();
   const auto model = Model::load(flags.model.directory, planner, load);
