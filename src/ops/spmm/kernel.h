@@ -20,6 +20,7 @@ std::span<const SpmmKernel* const> bitmap_kernels();
 std::span<const SpmmKernel* const> window_kernels();
 std::span<const SpmmKernel* const> onednn_kernels();
 std::span<const SpmmKernel* const> strip_kernels();
+std::span<const SpmmKernel* const> csr_kernels();
 
 /// "needs avx512, active is avx2" when the active level is below `needed`.
 Support needs_isa(Isa needed);

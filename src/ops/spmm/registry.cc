@@ -22,6 +22,7 @@ std::vector<const SpmmKernel*> collect() {
            nm_kernels(),
            gather_kernels(),
            strip_kernels(),
+           csr_kernels(),
            panel_kernels(),
        }) {
     all.insert(all.end(), family.begin(), family.end());

@@ -80,10 +80,25 @@ int amx_parts(DType activations, Precision precision) {
   return activations == DType::kBF16 || precision == Precision::kBf16 ? 1 : 2;
 }
 
+TokenTiles TokenTiles::even(std::int64_t n, std::int64_t most) {
+  const std::int64_t count = (n + most - 1) / most;
+  return of(n, (n + count - 1) / count);
+}
+
+TokenTiles TokenTiles::of(std::int64_t n, std::int64_t tokens) {
+  return {static_cast<std::int32_t>((n + tokens - 1) / tokens), static_cast<std::int32_t>(tokens)};
+}
+
+std::size_t huge_page_bytes(std::size_t bytes) {
+  constexpr std::size_t kWorthIt = 256 << 10;
+  constexpr std::size_t kHugeFrom = 4 << 20;
+  return bytes < kWorthIt ? bytes : std::max(bytes, kHugeFrom);
+}
+
 AmxActivations::AmxActivations(const ConstMatrixRef& b, Precision precision, std::int64_t padded_k,
                                ThreadPool& pool)
     : x_([&] {
-        const TokenTiles tiles(b.rows, 16);
+        const TokenTiles tiles = TokenTiles::even(b.rows, 16);
         return Activations{nullptr, round_up(padded_k, kTileK), tiles.count, tiles.tokens,
                            amx_parts(b.dtype, precision)};
       }()),
@@ -108,13 +123,11 @@ AmxActivations::AmxActivations(const ConstMatrixRef& b, Precision precision, std
   std::fill(to + live_tiles * k_bytes, to + x_.padded_k / kTileK * k_bytes, std::byte{0});
 }
 
-FmaActivations::FmaActivations(const ConstMatrixRef& b, std::int32_t most_tokens,
-                               std::int64_t padded_k, ThreadPool& pool)
-    : x_([&] {
-        const TokenTiles tiles(b.rows, most_tokens);
-        return Activations{nullptr, padded_k, tiles.count, tiles.tokens, 1};
-      }()),
-      storage_(static_cast<std::size_t>(padded_k * x_.token_tiles * x_.tokens) * sizeof(float)) {
+FmaActivations::FmaActivations(const ConstMatrixRef& b, TokenTiles tiles, std::int64_t padded_k,
+                               ThreadPool& pool)
+    : x_{nullptr, padded_k, tiles.count, tiles.tokens, 1},
+      storage_(huge_page_bytes(static_cast<std::size_t>(padded_k * x_.token_tiles * x_.tokens) *
+                               sizeof(float))) {
   auto* to = storage_.as<float>();
   x_.data = to;
   constexpr std::int64_t kRun = 256;

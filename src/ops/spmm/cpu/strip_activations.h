@@ -11,13 +11,19 @@ namespace rarefy::strip {
 /// bf16 parts that activations need: two where 16 bits of mantissa are asked of wider types.
 int amx_parts(DType activations, Precision precision);
 
-/// Token tiles of `tokens` rows each, none of them empty and the last as full as can be.
+/// How n tokens are cut into tiles of `tokens`; the last may have fewer.
 struct TokenTiles {
   std::int32_t count, tokens;
-  TokenTiles(std::int64_t n, std::int64_t most)
-      : count(static_cast<std::int32_t>((n + most - 1) / most)),
-        tokens(static_cast<std::int32_t>((n + count - 1) / count)) {}
+  /// As few tiles of at most `most` tokens as can be, filled evenly.
+  static TokenTiles even(std::int64_t n, std::int64_t most);
+  /// Tiles of exactly `tokens`.
+  static TokenTiles of(std::int64_t n, std::int64_t tokens);
 };
+
+/// Bytes to ask of Scratch for something that is read again and again from L2: from 256 KiB on as
+/// much as makes Buffer take huge pages. With 4 KiB pages, placed at random, a range of a megabyte
+/// loses many of its lines to others of the same set (dense 16×32, N = 128: 6.8 against 11.7 ms).
+std::size_t huge_page_bytes(std::size_t bytes);
 
 /// Packs b (n tokens × K) for AMX: tiles of 16 × 32 bf16.
 class AmxActivations {
@@ -31,10 +37,10 @@ class AmxActivations {
   Scratch storage_;
 };
 
-/// Packs b for multiply-adds: f32, column after column, up to `most_tokens` tokens side by side.
+/// Packs b for multiply-adds: f32, column after column, the tokens of a tile side by side.
 class FmaActivations {
  public:
-  FmaActivations(const ConstMatrixRef& b, std::int32_t most_tokens, std::int64_t padded_k,
+  FmaActivations(const ConstMatrixRef& b, TokenTiles tiles, std::int64_t padded_k,
                  ThreadPool& pool);
   [[nodiscard]] const Activations& get() const { return x_; }
 

@@ -1,51 +1,9 @@
 // Strips with AVX2, FMA and F16C: 16 outputs are two vectors, six tokens keep twelve sums in
 // registers.
-#include <immintrin.h>
-
 #include "ops/spmm/cpu/strip_fma.h"
+#include "ops/spmm/cpu/vector16_avx2.h"
 
 namespace rarefy::strip {
-namespace {
-
-struct Vector256x2 {
-  static constexpr int kMaxTokens = 6;
-  __m256 low, high;
-  static Vector256x2 zero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
-  static Vector256x2 load(const void* p) {
-    const auto* f = static_cast<const float*>(p);
-    return {_mm256_loadu_ps(f), _mm256_loadu_ps(f + 8)};
-  }
-  static Vector256x2 load_f16(const void* p) {
-    const auto* h = static_cast<const __m128i*>(p);
-    return {_mm256_cvtph_ps(_mm_loadu_si128(h)), _mm256_cvtph_ps(_mm_loadu_si128(h + 1))};
-  }
-  static Vector256x2 load_bf16_even(const void* p) {
-    const auto* pairs = static_cast<const __m256i*>(p);
-    return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_loadu_si256(pairs), 16)),
-            _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_loadu_si256(pairs + 1), 16))};
-  }
-  static Vector256x2 load_bf16_odd(const void* p) {
-    const auto* pairs = static_cast<const __m256i*>(p);
-    const __m256i mask = _mm256_set1_epi32(static_cast<int>(0xFFFF0000U));
-    return {_mm256_castsi256_ps(_mm256_and_si256(_mm256_loadu_si256(pairs), mask)),
-            _mm256_castsi256_ps(_mm256_and_si256(_mm256_loadu_si256(pairs + 1), mask))};
-  }
-  void add_product(const Vector256x2& w, const float& x) {
-    const __m256 scale = _mm256_broadcast_ss(&x);
-    low = _mm256_fmadd_ps(w.low, scale, low);
-    high = _mm256_fmadd_ps(w.high, scale, high);
-  }
-  void add(const Vector256x2& other) {
-    low = _mm256_add_ps(low, other.low);
-    high = _mm256_add_ps(high, other.high);
-  }
-  void store(float* p) const {
-    _mm256_storeu_ps(p, low);
-    _mm256_storeu_ps(p + 8, high);
-  }
-};
-
-}  // namespace
 
 void run_f32_avx2(const Unit& unit, const Activations& x, Walker&) {
   run_unit<Vector256x2, F32Weights>(unit, x);

@@ -4,39 +4,10 @@
 // bf16 goes by shift/and and f32 multiply-adds: vdpbf16ps has half their rate (77 against 157
 // GFLOP/s a core) and would round activations.
 
-// GCC 12 warns about the undefined operands inside its own intrinsics (bug 105593).
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#pragma GCC diagnostic ignored "-Wuninitialized"
-#include <immintrin.h>
-
 #include "ops/spmm/cpu/strip_fma.h"
+#include "ops/spmm/cpu/vector16_avx512.h"
 
 namespace rarefy::strip {
-namespace {
-
-struct Vector512 {
-  static constexpr int kMaxTokens = 16;
-  __m512 v;
-  static Vector512 zero() { return {_mm512_setzero_ps()}; }
-  static Vector512 load(const void* p) { return {_mm512_loadu_ps(p)}; }
-  static Vector512 load_f16(const void* p) {
-    return {_mm512_cvtph_ps(_mm256_loadu_si256(static_cast<const __m256i*>(p)))};
-  }
-  static Vector512 load_bf16_even(const void* p) {
-    return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_loadu_si512(p), 16))};
-  }
-  static Vector512 load_bf16_odd(const void* p) {
-    return {_mm512_castsi512_ps(
-        _mm512_and_si512(_mm512_loadu_si512(p), _mm512_set1_epi32(static_cast<int>(0xFFFF0000U))))};
-  }
-  void add_product(const Vector512& w, const float& x) {
-    v = _mm512_fmadd_ps(w.v, _mm512_set1_ps(x), v);
-  }
-  void add(const Vector512& other) { v = _mm512_add_ps(v, other.v); }
-  void store(float* p) const { _mm512_storeu_ps(p, v); }
-};
-
-}  // namespace
 
 void run_f32_avx512(const Unit& unit, const Activations& x, Walker&) {
   run_unit<Vector512, F32Weights>(unit, x);

@@ -29,7 +29,7 @@ using strip::Walker;
 constexpr std::int64_t kTokensAtOnce = 256;
 /// Of a 2 MiB L2, what the activations of a range of K may take: sums and weights pass through the
 /// rest.
-constexpr std::int64_t kAmxRangeBytes = 1200 << 10;
+constexpr std::int64_t kAmxRangeBytes = 600 << 10;
 constexpr std::int64_t kFmaRangeBytes = 384 << 10;
 /// Sums of the strips that a thread takes before it begins a new round over K.
 constexpr std::int64_t kSumBytes = 1 << 20;
@@ -117,7 +117,8 @@ class Worker {
     const bool keeps_sums = ranges_.count > 1;
     const std::int64_t sum_strips = keeps_sums ? end - begin : strip::kStripsAStore;
     const std::int64_t strip_floats = std::int64_t{x_.token_tiles} * strip::kSumTileFloats;
-    Scratch sums(static_cast<std::size_t>(sum_strips * strip_floats) * sizeof(float));
+    Scratch sums(strip::huge_page_bytes(static_cast<std::size_t>(sum_strips * strip_floats) *
+                                        sizeof(float)));
     Scratch unit_storage(static_cast<std::size_t>((end - begin) * ranges_.count) * sizeof(Unit));
     Unit* units = unit_storage.as<Unit>();
     std::int64_t count = 0;
@@ -250,7 +251,8 @@ class StripKernel final : public SpmmKernel {
         const strip::AmxActivations x(part.b, args.precision, weights.padded_k(), pool);
         run_tokens(a, weights, x.get(), part, pool);
       } else {
-        const strip::FmaActivations x(part.b, level_.most_tokens, weights.padded_k(), pool);
+        const auto tiles = strip::TokenTiles::even(part.b.rows, level_.most_tokens);
+        const strip::FmaActivations x(part.b, tiles, weights.padded_k(), pool);
         run_tokens(a, weights, x.get(), part, pool);
       }
     }
