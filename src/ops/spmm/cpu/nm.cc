@@ -13,7 +13,8 @@
 namespace rarefy {
 namespace {
 
-constexpr std::int64_t kChunkRows = 16;
+/// Rows handed out at once: four streams of eight.
+constexpr std::int64_t kChunkRows = 32;
 
 struct Level {
   const char* name;

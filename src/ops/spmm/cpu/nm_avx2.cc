@@ -7,8 +7,9 @@
 namespace rarefy {
 namespace {
 
+/// Rows walked at once, far apart, so that each runs on into the row that its stream takes next.
 constexpr int kRows = 4;
-constexpr std::int64_t kPrefetchBytes = 1024;
+constexpr std::int64_t kPrefetchBytes = 2048;
 
 struct Bf16 {
   using Bits = std::uint16_t;
@@ -71,7 +72,7 @@ float reduce(__m256 sum) {
 }
 
 template <class W, class Source, int R>
-void rows_at_once(const NmJob& job, std::int64_t row) {
+void rows_at_once(const NmJob& job, std::int64_t row, std::int64_t apart) {
   const Places places(job.index_width);
   const auto* values = static_cast<const typename W::Bits*>(job.values) + row * job.row_slots;
   const std::uint8_t* indices = job.indices + row * job.row_index_bytes;
@@ -85,8 +86,9 @@ void rows_at_once(const NmJob& job, std::int64_t row) {
         _mm256_loadu_si256(reinterpret_cast<const __m256i*>(job.columns + phase));
 #pragma GCC unroll 4
     for (int r = 0; r < R; ++r) {
-      const auto* v = values + r * job.row_slots + slot;
-      const std::uint8_t* i = indices + r * job.row_index_bytes + slot / 8 * job.index_width;
+      const auto* v = values + r * apart * job.row_slots + slot;
+      const std::uint8_t* i =
+          indices + r * apart * job.row_index_bytes + slot / 8 * job.index_width;
       _mm_prefetch(reinterpret_cast<const char*>(v) + kPrefetchBytes, _MM_HINT_T0);
       _mm_prefetch(reinterpret_cast<const char*>(i) + kPrefetchBytes / 8, _MM_HINT_T0);
       const __m256i place = _mm256_add_epi32(places.load(i), columns);
@@ -99,14 +101,14 @@ void rows_at_once(const NmJob& job, std::int64_t row) {
       x += job.period_columns;
     }
   }
-  for (int r = 0; r < R; ++r) job.sums[row + r] = reduce(sum[r]);
+  for (int r = 0; r < R; ++r) job.sums[row + r * apart] = reduce(sum[r]);
 }
 
 template <class W, class Source>
 void all_rows_from(const NmJob& job) {
-  std::int64_t row = 0;
-  for (; row + kRows <= job.rows; row += kRows) rows_at_once<W, Source, kRows>(job, row);
-  for (; row < job.rows; ++row) rows_at_once<W, Source, 1>(job, row);
+  const std::int64_t apart = job.rows / kRows;
+  for (std::int64_t i = 0; i < apart; ++i) rows_at_once<W, Source, kRows>(job, i, apart);
+  for (std::int64_t i = apart * kRows; i < job.rows; ++i) rows_at_once<W, Source, 1>(job, i, 0);
 }
 
 template <class W>

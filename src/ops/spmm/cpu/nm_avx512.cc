@@ -8,8 +8,9 @@
 namespace rarefy {
 namespace {
 
+/// Rows walked at once, far apart, so that each runs on into the row that its stream takes next.
 constexpr int kRows = 4;
-constexpr std::int64_t kPrefetchBytes = 1024;
+constexpr std::int64_t kPrefetchBytes = 2048;
 
 struct Bf16 {
   using Bits = std::uint16_t;
@@ -89,7 +90,7 @@ struct FromMemory {
 };
 
 template <class W, class P, class Source, int R>
-void rows_at_once(const NmJob& job, std::int64_t row) {
+void rows_at_once(const NmJob& job, std::int64_t row, std::int64_t apart) {
   const P places(job.index_width);
   const auto* values = static_cast<const typename W::Bits*>(job.values) + row * job.row_slots;
   const std::uint8_t* indices = job.indices + row * job.row_index_bytes;
@@ -104,8 +105,8 @@ void rows_at_once(const NmJob& job, std::int64_t row) {
     const __m512i columns = _mm512_loadu_si512(job.columns + phase);
 #pragma GCC unroll 4
     for (int r = 0; r < R; ++r) {
-      const auto* v = values + r * job.row_slots + slot;
-      const std::uint8_t* i = indices + r * job.row_index_bytes + slot / 16 * step_bytes;
+      const auto* v = values + r * apart * job.row_slots + slot;
+      const std::uint8_t* i = indices + r * apart * job.row_index_bytes + slot / 16 * step_bytes;
       _mm_prefetch(reinterpret_cast<const char*>(v) + kPrefetchBytes, _MM_HINT_T0);
       _mm_prefetch(reinterpret_cast<const char*>(i) + kPrefetchBytes / 8, _MM_HINT_T0);
       const __m512i place = _mm512_add_epi32(places.load(i), columns);
@@ -118,14 +119,14 @@ void rows_at_once(const NmJob& job, std::int64_t row) {
       x += job.period_columns;
     }
   }
-  for (int r = 0; r < R; ++r) job.sums[row + r] = _mm512_reduce_add_ps(sum[r]);
+  for (int r = 0; r < R; ++r) job.sums[row + r * apart] = _mm512_reduce_add_ps(sum[r]);
 }
 
 template <class W, class P, class Source>
 void all_rows_from(const NmJob& job) {
-  std::int64_t row = 0;
-  for (; row + kRows <= job.rows; row += kRows) rows_at_once<W, P, Source, kRows>(job, row);
-  for (; row < job.rows; ++row) rows_at_once<W, P, Source, 1>(job, row);
+  const std::int64_t apart = job.rows / kRows;
+  for (std::int64_t i = 0; i < apart; ++i) rows_at_once<W, P, Source, kRows>(job, i, apart);
+  for (std::int64_t i = apart * kRows; i < job.rows; ++i) rows_at_once<W, P, Source, 1>(job, i, 0);
 }
 
 template <class W>
