@@ -22,9 +22,13 @@ enum class ErrorKind {
 /// "out-of-memory", "internal".
 const char* to_string(ErrorKind kind);
 
+/// `message` with control characters as \xNN: names read from files may contain anything.
+std::string one_line(const std::string& message);
+
 class Error : public std::runtime_error {
  public:
-  Error(ErrorKind kind, const std::string& message) : std::runtime_error(message), kind_(kind) {}
+  Error(ErrorKind kind, const std::string& message)
+      : std::runtime_error(one_line(message)), kind_(kind) {}
   [[nodiscard]] ErrorKind kind() const { return kind_; }
 
  private:
