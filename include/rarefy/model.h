@@ -111,6 +111,9 @@ class LayerStream {
   /// Names of the layer's linear weights in the order in which they run: q, k, v, o, gate, up,
   /// down.
   [[nodiscard]] std::vector<std::string> weight_names() const;
+  /// Frees a weight of the loaded layer until `replace` brings another; `forward` throws before
+  /// that.
+  void release(const std::string& name);
   /// Replaces a weight of the loaded layer (M×K, any dtype), so that later tensors see the pruned
   /// model.
   void replace(const std::string& name, std::shared_ptr<const RowSource> weight);

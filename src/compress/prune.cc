@@ -198,6 +198,7 @@ class PruneJob {
       if (expect_inputs(names, inputs)) observe(stream, hidden, tokens, layer, inputs);
       for (const std::string& name : names) {
         if (!steps_of_.contains(name)) continue;
+        stream.release(name);  // One copy of a weight beside the layer, not two.
         std::shared_ptr<const DenseWeight> pruned = prune_weight(name, &inputs);
         if (layer < last_layer_) stream.replace(name, pruned);
         inputs.release(name);
@@ -265,17 +266,18 @@ class PruneJob {
                                                   compress::LayerInputs* inputs) {
     const std::shared_ptr<const RowSource> source = checkpoint_->source(name);
     auto weight = std::make_shared<DenseWeight>(name, *source, pool_);
+    checkpoint_->drop_pages(name);
     for (const std::size_t step : steps_of_.at(name)) apply(step, *weight, inputs);
     PrunedTensor entry{name, weight->rows(), weight->cols(), weight->nnz(pool_), 0};
     entry.error = inputs != nullptr
                       ? compress::output_error(*source, *weight, inputs->sample(name), pool_)
                       : compress::weight_error(*source, *weight, pool_);
     report_.tensors.push_back(entry);
+    checkpoint_->drop_pages(name);
     const bool dense = options_.storage == Storage::kSparseBitmask &&
                        bitmask_bytes(*weight, entry.nnz) >= checkpoint_->find(name)->dense_bytes;
     writer_->add(name, *weight, dense ? Storage::kDense : options_.storage, pool_);
     written_.insert(name);
-    checkpoint_->drop_pages(name);
     return weight;
   }
 

@@ -46,6 +46,15 @@ struct LayerStream::Impl {
 
   [[nodiscard]] std::int64_t kv_width() const { return config.kv_heads * config.head_dim; }
 
+  /// Index of a weight of the loaded layer.
+  [[nodiscard]] std::size_t place_of(const std::string& name) const {
+    const auto found = std::find_if(layer.projections.begin(), layer.projections.end(),
+                                    [&](const model::Projection& p) { return p.name == name; });
+    require(found != layer.projections.end(), "layer stream: {} is not a weight of layer {}", name,
+            index);
+    return static_cast<std::size_t>(found - layer.projections.begin());
+  }
+
   void reserve(std::int64_t tokens) {
     workspace.reserve(tokens);
     if (tokens <= rope.positions()) return;
@@ -96,22 +105,26 @@ std::vector<std::string> LayerStream::weight_names() const {
   return names;
 }
 
+void LayerStream::release(const std::string& name) {
+  impl_->layer.projections[impl_->place_of(name)].linear = {};
+}
+
 void LayerStream::replace(const std::string& name, std::shared_ptr<const RowSource> weight) {
-  auto& projections = impl_->layer.projections;
-  const auto found = std::find_if(projections.begin(), projections.end(),
-                                  [&](const model::Projection& p) { return p.name == name; });
-  require(found != projections.end(), "layer stream: replace: {} is not a weight of layer {}", name,
-          impl_->index);
-  const Matrix& old = found->linear.matrix();
-  require(weight != nullptr && weight->rows() == old.rows() && weight->cols() == old.cols(),
-          "layer stream: replace: {}: expected {}x{}, got {}x{}", name, old.rows(), old.cols(),
+  const std::size_t place = impl_->place_of(name);
+  const model::ProjectionShape shape = model::projection_shapes(impl_->config)[place];
+  require(weight != nullptr && weight->rows() == shape.rows && weight->cols() == shape.cols,
+          "layer stream: {}: expected {}x{}, got {}x{}", name, shape.rows, shape.cols,
           weight == nullptr ? 0 : weight->rows(), weight == nullptr ? 0 : weight->cols());
-  found->linear = dense_linear(*weight, impl_->pool);
+  impl_->layer.projections[place].linear = dense_linear(*weight, impl_->pool);
 }
 
 void LayerStream::forward(MatrixRef hidden, const LinearHook& hook) {
   Impl& s = *impl_;
   require(s.index >= 0, "layer stream: forward: expected a loaded layer");
+  for (const model::Projection& projection : s.layer.projections) {
+    require(static_cast<bool>(projection.linear), "layer stream: forward: {} was released",
+            projection.name);
+  }
   require(hidden.dtype == DType::kF32 && hidden.cols == s.config.hidden_size,
           "layer stream: hidden: expected f32 of {} columns, got {} of {}", s.config.hidden_size,
           to_string(hidden.dtype), hidden.cols);
