@@ -6,6 +6,7 @@
 #include <cstring>
 #include <fstream>
 #include <string>
+#include <vector>
 
 #include "planner/read_streams.h"
 #include "rarefy/cpu.h"
@@ -53,40 +54,21 @@ double read_gb_per_s(const std::byte* data, std::size_t bytes, int times, int pa
   return best;
 }
 
-/// Steps of a chain of dependent exclusive-ors, one cycle each on every CPU of the last decades
-/// (additions of constants are free on recent ones), beside independent vector multiplications that
-/// keep the clock where vector code has it.
+/// The slowest thread's clock in the best of three passes.
 double measure_ghz(ThreadPool& pool) {
-  using Vector [[gnu::vector_size(64)]] = float;
-  constexpr std::int64_t kIterations = 2'000'000;
-  constexpr int kChain = 16;
+  constexpr std::int64_t kIterations = 1'000'000;
+  SpinVectors* spin = widest_spin_vectors();
   double best = 0;
   for (int pass = 0; pass < 3; ++pass) {
-    std::atomic<double> slowest{0.0};
+    std::vector<double> seconds(static_cast<std::size_t>(pool.size()));
     pool.run([&](int worker) {
-      Vector a{};
-      Vector b{};
-      a += 1.0F + static_cast<float>(worker);
-      b += 1.0F;
-      std::uint64_t x = 0;
-      std::uint64_t y = static_cast<std::uint64_t>(worker) + 1;
-      __asm__ volatile("" : "+r"(y));
       const auto begin = Clock::now();
-      for (std::int64_t i = 0; i < kIterations; ++i) {
-        for (int step = 0; step < kChain; ++step) {
-          x ^= y;
-          __asm__ volatile("" : "+r"(x));
-        }
-        a = a * b;
-        __asm__ volatile("" : "+m"(a));
-      }
-      const double seconds = seconds_since(begin);
-      sink.fetch_xor(x + static_cast<std::uint64_t>(a[0]), std::memory_order_relaxed);
-      double seen = slowest.load();
-      while (seen < seconds && !slowest.compare_exchange_weak(seen, seconds)) {
-      }
+      sink.fetch_xor(spin(kIterations, static_cast<std::uint64_t>(worker)),
+                     std::memory_order_relaxed);
+      seconds[static_cast<std::size_t>(worker)] = seconds_since(begin);
     });
-    best = std::max(best, static_cast<double>(kIterations) * kChain / slowest.load() / 1e9);
+    const double slowest = *std::max_element(seconds.begin(), seconds.end());
+    best = std::max(best, static_cast<double>(kIterations) * kSpinChain / slowest / 1e9);
   }
   return best;
 }
@@ -108,6 +90,12 @@ ReadStreams* widest_read_streams() {
   if (cpu_info().avx512) return read_streams_avx512;
   if (cpu_info().avx2) return read_streams_avx2;
   return read_streams_portable;
+}
+
+SpinVectors* widest_spin_vectors() {
+  if (cpu_info().avx512) return spin_vectors_avx512;
+  if (cpu_info().avx2) return spin_vectors_avx2;
+  return spin_vectors_portable;
 }
 
 std::size_t eviction_bytes() {

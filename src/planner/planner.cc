@@ -22,6 +22,9 @@ namespace {
 /// Raised when the way of measuring or choosing changes: older plans are misses.
 constexpr int kPolicyVersion = 1;
 
+/// A weight this large cannot have come from a private cache.
+constexpr std::size_t kTellingBytes = std::size_t{64} << 20;
+
 bool environment_flag(const char* name) {
   const char* value = std::getenv(name);
   return value != nullptr && std::string_view(value) == "1";
@@ -160,11 +163,24 @@ Plan Planner::Impl::make_plan(const RowSource& weight, const PatternStats& patte
   if (std::optional<Plan> plan = cached(key, weight, pattern, request)) return *std::move(plan);
   planning::CpuRunner runner(weight, request, evictor, pool);
   planning::SearchResult result = planning::search(inputs, &runner);
+  learn_from(result.plan, request);
   cache.store_plan(key, {result.plan,
                          {.measured_best = request.measure_best,
                           .time_budget_s = request.time_budget_s,
                           .complete = result.complete}});
   return std::move(result.plan);
+}
+
+void Planner::Impl::learn_from(const Plan& plan, const PlanRequest& request) {
+  if (planning::stays_in_cache(request.working_set)) return;
+  double fastest = 0;
+  for (const Candidate& c : plan.candidates) {
+    if (c.measured_us > 0 && c.bytes >= kTellingBytes)
+      fastest = std::max(fastest, static_cast<double>(c.bytes) / (c.measured_us * 1e3));
+  }
+  if (fastest <= ceilings->dram_gb_per_s) return;
+  ceilings->dram_gb_per_s = fastest;
+  cache.store_ceilings(planning::machine_key(pool.size()), *ceilings);
 }
 
 Planner::Planner(Options options, ThreadPool& pool)

@@ -25,6 +25,10 @@ struct Planner::Impl {
                                            const PatternStats& pattern,
                                            const PlanRequest& request) const;
 
+  /// A kernel that read faster than the memory ceiling shows that the ceiling was measured while
+  /// somebody else used the machine: it is raised, here and in the cache.
+  void learn_from(const Plan& plan, const PlanRequest& request);
+
   Options options;
   ThreadPool& pool;
   planning::PlanCache cache;

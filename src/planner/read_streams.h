@@ -1,4 +1,5 @@
-// Reading memory as fast as a core can: the loop behind the bandwidth ceilings and behind eviction.
+// Loops in the widest vectors of a core: reading memory (the bandwidth ceilings, eviction) and
+// multiplying (the clock under vector load).
 #pragma once
 
 #include <cstddef>
@@ -17,7 +18,18 @@ ReadStreams read_streams_portable;
 ReadStreams read_streams_avx2;
 ReadStreams read_streams_avx512;
 
+/// A chain of `kSpinChain` dependent exclusive-ors an iteration, one cycle each on every CPU of the
+/// last decades (additions of constants are free on recent ones), beside independent vector
+/// multiplications that keep the clock where vector code has it.
+inline constexpr int kSpinChain = 16;
+using SpinVectors = std::uint64_t(std::int64_t iterations, std::uint64_t seed);
+
+SpinVectors spin_vectors_portable;
+SpinVectors spin_vectors_avx2;
+SpinVectors spin_vectors_avx512;
+
 /// The widest that this CPU has.
 ReadStreams* widest_read_streams();
+SpinVectors* widest_spin_vectors();
 
 }  // namespace rarefy::planning

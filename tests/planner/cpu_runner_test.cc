@@ -1,0 +1,106 @@
+#include "planner/cpu_runner.h"
+
+#include <gtest/gtest.h>
+
+#include <vector>
+
+#include "fakes.h"
+
+namespace rarefy::planning::testing {
+namespace {
+
+/// Element (r, c) is r.
+class RowNumbers final : public RowSource {
+ public:
+  explicit RowNumbers(std::int64_t rows) : rows_(rows) {}
+  [[nodiscard]] std::int64_t rows() const override { return rows_; }
+  [[nodiscard]] std::int64_t cols() const override { return 3; }
+  [[nodiscard]] DType dtype() const override { return DType::kF32; }
+  void read_rows(std::int64_t begin, std::int64_t end, void* out) const override {
+    auto* to = static_cast<float*>(out);
+    for (std::int64_t r = begin; r < end; ++r) {
+      for (int c = 0; c < 3; ++c) *to++ = static_cast<float>(r);
+    }
+  }
+
+ private:
+  std::int64_t rows_;
+};
+
+std::vector<int> rows_of(const RowSource& source) {
+  std::vector<float> values(static_cast<std::size_t>(source.rows() * source.cols()));
+  source.read_rows(0, source.rows(), values.data());
+  std::vector<int> rows;
+  for (std::size_t i = 0; i < values.size(); i += 3) rows.push_back(static_cast<int>(values[i]));
+  return rows;
+}
+
+TEST(SampledRows, TakesWholeGroupsEvenlySpread) {
+  const RowNumbers source(64 * 10);
+  const SampledRows sample(source, 100);  // Two groups.
+  const std::vector<int> rows = rows_of(sample);
+  ASSERT_EQ(rows.size(), 128U);
+  for (int i = 0; i < 64; ++i) {
+    EXPECT_EQ(rows[static_cast<std::size_t>(i)], i);
+    EXPECT_EQ(rows[static_cast<std::size_t>(64 + i)], 64 * 5 + i);
+  }
+  EXPECT_FALSE(sample.whole());
+}
+
+TEST(SampledRows, ReadsAcrossGroups) {
+  const RowNumbers source(64 * 10);
+  const SampledRows sample(source, 300);
+  const std::vector<int> all = rows_of(sample);
+  std::vector<float> part(3 * 100);
+  sample.read_rows(50, 150, part.data());
+  for (std::size_t i = 0; i < 100; ++i) EXPECT_EQ(static_cast<int>(part[3 * i]), all[50 + i]);
+}
+
+TEST(SampledRows, AllRowsWhenThereAreNoMore) {
+  const RowNumbers source(130);
+  const SampledRows sample(source, 129);
+  EXPECT_TRUE(sample.whole());
+  const std::vector<int> rows = rows_of(sample);
+  ASSERT_EQ(rows.size(), 130U);
+  EXPECT_EQ(rows.back(), 129);
+}
+
+TEST(SampledRows, StaysInsideRaggedSources) {
+  const RowNumbers source(64 * 3 + 5);
+  const SampledRows sample(source, 128);
+  for (int row : rows_of(sample)) EXPECT_LT(row, 64 * 3);
+}
+
+TEST(CpuRunner, PacksRunsAndScalesToTheWholeWeight) {
+  const HalfOnes weight(1024, 64);
+  PlanRequest request;
+  request.working_set = 0;  // From cache: no eviction.
+  request.workloads = {{3, 1.0}};
+  Evictor evictor;
+  ThreadPool pool(1);
+  CpuRunner runner(weight, request, evictor, pool);
+  EXPECT_EQ(runner.prepare(format::kDense), 1024U * 64 * sizeof(float));
+  EXPECT_GE(runner.copies(), 1);
+  const SpmmProblem problem{.m = 1024, .k = 64, .n = 3, .weight = DType::kF32, .threads = 1};
+  for (const SpmmKernel* kernel : spmm_kernels()) {
+    if (!kernel->supports(format::kDense, problem)) continue;
+    runner.begin_round();
+    for (int copy = 0; copy < runner.copies(); ++copy)
+      EXPECT_GT(runner.run({format::kDense, kernel, 3}, copy), 0) << kernel->name();
+  }
+  EXPECT_GT(runner.elapsed_s(), 0);
+}
+
+TEST(CpuRunner, ASampleOfALargeWeightStandsForAllOfIt) {
+  const HalfOnes weight(64 * 40, 16384);  // 168 MB dense, were it packed whole.
+  PlanRequest request;
+  request.working_set = 0;
+  Evictor evictor;
+  ThreadPool pool(2);
+  CpuRunner runner(weight, request, evictor, pool);
+  const auto whole = static_cast<double>(weight.rows() * weight.cols()) * sizeof(float);
+  EXPECT_NEAR(static_cast<double>(runner.prepare(format::kDense)), whole, 1e-6 * whole);
+}
+
+}  // namespace
+}  // namespace rarefy::planning::testing

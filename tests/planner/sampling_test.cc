@@ -1,0 +1,124 @@
+#include "planner/sampling.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+
+#include "fakes.h"
+
+namespace rarefy::planning::testing {
+namespace {
+
+const FakeKernel kSlow("slow", format::kDense, microseconds(1));
+const FakeKernel kFast("fast", format::kBitmap, microseconds(1));
+const FakeKernel kWorse("worse", format::kCsr32, microseconds(1));
+
+const std::vector<Trial> kTrials{
+    {format::kDense, &kSlow, 1}, {format::kBitmap, &kFast, 1}, {format::kCsr32, &kWorse, 1}};
+
+TEST(Median, OddEvenAndNone) {
+  std::vector<double> odd{3, 1, 2};
+  std::vector<double> even{4, 1, 3, 2};
+  EXPECT_EQ(median(odd), 2);
+  EXPECT_EQ(median(even), 2.5);
+  EXPECT_EQ(median({}), 0);
+}
+
+TEST(Sample, ReportsMedians) {
+  ScriptedRunner runner;
+  runner.set("slow", 1, 100);
+  runner.set("fast", 1, 50);
+  runner.set("worse", 1, 90);
+  const auto timings = sample(runner, kTrials, {});
+  EXPECT_DOUBLE_EQ(timings[0].median_us, 100);
+  EXPECT_DOUBLE_EQ(timings[1].median_us, 50);
+  EXPECT_NEAR(timings[2].median_us, 90, 1e-9);
+}
+
+TEST(Sample, DriftThatHitsAllAlikeCancels) {
+  // The machine slows down by half after the second round: ratios within a round stay.
+  ScriptedRunner runner;
+  runner.times[{"slow", 1}] = [](int i) { return i < 3 ? 100.0 : 150.0; };
+  runner.times[{"fast", 1}] = [](int i) { return i < 3 ? 80.0 : 120.0; };
+  const auto timings = sample(runner, std::span(kTrials).first(2), {.max_rounds = 9});
+  EXPECT_NEAR(timings[1].median_us / timings[0].median_us, 0.8, 1e-9);
+  EXPECT_LT(timings[1].noise, 0.01);
+}
+
+TEST(Sample, OneBurstDoesNotMoveTheMedian) {
+  ScriptedRunner runner;
+  runner.set("slow", 1, 100);
+  runner.times[{"fast", 1}] = [](int i) { return i == 2 ? 5000.0 : 80.0; };
+  const auto timings = sample(runner, std::span(kTrials).first(2), {});
+  EXPECT_NEAR(timings[1].median_us, 80, 1e-9);
+}
+
+TEST(Sample, RetiresWhatIsClearlySlowerButNeverTheReference) {
+  ScriptedRunner runner;
+  runner.set("slow", 1, 400);
+  runner.times[{"fast", 1}] = [](int i) { return 100.0 + i % 3; };
+  runner.set("worse", 1, 300);
+  const auto timings = sample(runner, kTrials, {.min_rounds = 3, .max_rounds = 12});
+  EXPECT_TRUE(timings[2].dropped);
+  EXPECT_EQ(timings[2].samples, 3);
+  EXPECT_FALSE(timings[0].dropped);
+  EXPECT_GT(timings[0].samples, 3);
+}
+
+TEST(Sample, StopsWhenTheWinnerIsKnown) {
+  ScriptedRunner runner;
+  runner.set("slow", 1, 400);
+  runner.set("fast", 1, 100);
+  sample(runner, std::span(kTrials).first(2), {.min_rounds = 3, .max_rounds = 100});
+  EXPECT_LE(runner.rounds, 5);
+}
+
+/// Equal medians, and so much noise that twenty rounds cannot tell.
+double noisy(int i) {
+  constexpr double kTimes[] = {70, 130, 85, 115, 100, 60, 140};
+  return kTimes[i % 7];
+}
+
+TEST(Sample, KeepsSamplingWhileContendersAreWithinTheNoise) {
+  ScriptedRunner runner;
+  runner.set("slow", 1, 100);
+  runner.times[{"fast", 1}] = noisy;
+  sample(runner, std::span(kTrials).first(2), {.min_rounds = 3, .max_rounds = 20});
+  EXPECT_EQ(runner.rounds, 20);
+}
+
+TEST(Sample, ObeysTheDeadline) {
+  ScriptedRunner runner;
+  runner.seconds_per_run = 1;
+  runner.set("slow", 1, 100);
+  runner.times[{"fast", 1}] = noisy;
+  const auto timings =
+      sample(runner, std::span(kTrials).first(2), {.max_rounds = 1000, .deadline_s = 10});
+  EXPECT_LE(runner.clock, 12);
+  EXPECT_GT(timings[0].samples, 0);
+}
+
+TEST(Sample, ADeadlineInThePastMeasuresNothing) {
+  ScriptedRunner runner;
+  runner.clock = 5;
+  const auto timings = sample(runner, kTrials, {.deadline_s = 1});
+  for (const Timing& timing : timings) EXPECT_EQ(timing.samples, 0);
+  EXPECT_TRUE(runner.order.empty());
+}
+
+TEST(Sample, EveryRoundStartsWithAnotherTrial) {
+  ScriptedRunner runner;
+  for (const char* name : {"slow", "fast", "worse"}) runner.set(name, 1, 100);
+  sample(runner, kTrials, {.min_rounds = 3, .max_rounds = 3});
+  const std::vector<std::string> expected{"slow", "fast",  "worse", "slow",  "fast", "worse",
+                                          "fast", "worse", "slow",  "worse", "slow", "fast"};
+  EXPECT_EQ(runner.order, expected);  // Three warm-up runs, then three rounds.
+}
+
+TEST(Sample, NoTrialsGiveNoTimings) {
+  ScriptedRunner runner;
+  EXPECT_TRUE(sample(runner, {}, {}).empty());
+}
+
+}  // namespace
+}  // namespace rarefy::planning::testing
