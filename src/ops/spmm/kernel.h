@@ -14,10 +14,12 @@ namespace rarefy {
 
 std::span<const SpmmKernel* const> panel_kernels();
 std::span<const SpmmKernel* const> gather_kernels();
+std::span<const SpmmKernel* const> lists_kernels();
 std::span<const SpmmKernel* const> nm_kernels();
 std::span<const SpmmKernel* const> dense_rows_kernels();
 std::span<const SpmmKernel* const> bitmap_kernels();
 std::span<const SpmmKernel* const> window_kernels();
+std::span<const SpmmKernel* const> sell_kernels();
 std::span<const SpmmKernel* const> onednn_kernels();
 std::span<const SpmmKernel* const> strip_kernels();
 std::span<const SpmmKernel* const> csr_kernels();

@@ -19,10 +19,12 @@ std::vector<const SpmmKernel*> collect() {
            dense_rows_kernels(),
            bitmap_kernels(),
            window_kernels(),
+           sell_kernels(),
            nm_kernels(),
            gather_kernels(),
            strip_kernels(),
            csr_kernels(),
+           lists_kernels(),
            panel_kernels(),
        }) {
     all.insert(all.end(), family.begin(), family.end());

@@ -1,5 +1,6 @@
-// SpMV over row lists with AVX2: 8 entries a step. Without an expand instruction, delta codes that
-// hold an escape among eight go one by one.
+// SpMV over row lists with AVX2: 8 entries a step. Delta codes become columns eight at a time; a
+// shuffle from a table closes the gaps that escapes leave, so that nothing depends on where they
+// are.
 #include <immintrin.h>
 
 #include "ops/spmm/cpu/gather_inner.h"
@@ -82,6 +83,30 @@ struct Eight {
   }
 };
 
+/// For each set of live lanes of eight words, the shuffle that moves them to the front.
+struct Compaction {
+  alignas(16) std::uint8_t bytes[256][16];
+  constexpr Compaction() : bytes{} {
+    for (int live = 0; live < 256; ++live) {
+      int to = 0;
+      for (int lane = 0; lane < 8; ++lane) {
+        if ((live >> lane & 1) == 0) continue;
+        bytes[live][to++] = static_cast<std::uint8_t>(2 * lane);
+        bytes[live][to++] = static_cast<std::uint8_t>(2 * lane + 1);
+      }
+    }
+  }
+};
+constexpr Compaction kCompaction;
+
+template <int bits>
+__m128i load_codes(const std::uint8_t* codes) {
+  return bits == 8 ? Eight::load8(codes) : Eight::load4(codes);
+}
+
+/// Columns wait here until there are enough for long runs of gathers.
+constexpr int kWaiting = 256;
+
 template <class W, int bits>
 float delta_row(const GatherJob& job, std::int64_t row) {
   constexpr int kReach = (1 << bits) - 1;
@@ -91,33 +116,41 @@ float delta_row(const GatherJob& job, std::int64_t row) {
   const auto* values = static_cast<const typename W::Bits*>(job.values) + job.value_offsets[row];
   const __m128i zero = _mm_setzero_si128();
   __m256 sum = _mm256_setzero_ps();
-  float rest = 0;
-  std::int64_t last = -1;
-  for (; codes != stop; codes += bits) {
-    prefetch(codes);
-    prefetch(values);
-    const __m128i eight = bits == 8 ? Eight::load8(codes) : Eight::load4(codes);
-    const unsigned escapes =
-        static_cast<unsigned>(_mm_movemask_epi8(_mm_cmpeq_epi8(eight, zero))) & 0xFFU;
-    if (escapes == 0) {
-      __m128i places = _mm_cvtepu8_epi16(eight);
+  __m128i last = _mm_set1_epi16(-1);
+  std::uint16_t waiting[kWaiting + 8];
+  int count = 0;
+  while (codes != stop) {
+    for (; codes != stop && count < kWaiting; codes += bits) {
+      prefetch(codes);
+      const __m128i eight = load_codes<bits>(codes);
+      const __m128i is_escape = _mm_cmpeq_epi8(eight, zero);
+      const unsigned live = ~static_cast<unsigned>(_mm_movemask_epi8(is_escape)) & 0xFFU;
+      const __m128i gaps =
+          _mm_or_si128(eight, _mm_and_si128(is_escape, _mm_set1_epi8(static_cast<char>(kReach))));
+      __m128i places = _mm_cvtepu8_epi16(gaps);
       places = _mm_add_epi16(places, _mm_slli_si128(places, 2));
       places = _mm_add_epi16(places, _mm_slli_si128(places, 4));
       places = _mm_add_epi16(places, _mm_slli_si128(places, 8));
-      const __m256i columns = _mm256_add_epi32(_mm256_cvtepu16_epi32(places),
-                                               _mm256_set1_epi32(static_cast<int>(last)));
-      sum = _mm256_fmadd_ps(W::load(values), _mm256_i32gather_ps(job.x, columns, 4), sum);
-      last += _mm_extract_epi16(places, 7);
-      values += 8;
-      continue;
+      const __m128i columns = _mm_add_epi16(places, last);
+      last = _mm_shuffle_epi8(columns, _mm_set1_epi16(0x0F0E));
+      const __m128i front =
+          _mm_load_si128(reinterpret_cast<const __m128i*>(kCompaction.bytes[live]));
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(waiting + count),
+                       _mm_shuffle_epi8(columns, front));
+      count += __builtin_popcount(live);
     }
-    alignas(16) std::uint8_t code[16];
-    _mm_store_si128(reinterpret_cast<__m128i*>(code), eight);
-    for (int i = 0; i < 8; ++i) {
-      last += code[i] == 0 ? kReach : code[i];
-      if (code[i] != 0) rest += W::one(*values++) * job.x[last];
+    int used = 0;
+    for (; used + 8 <= count; used += 8, values += 8) {
+      prefetch(values);
+      sum = _mm256_fmadd_ps(W::load(values), _mm256_i32gather_ps(job.x, widen(waiting + used), 4),
+                            sum);
     }
+    count -= used;
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(waiting),
+                     _mm_loadu_si128(reinterpret_cast<const __m128i*>(waiting + used)));
   }
+  float rest = 0;
+  for (int i = 0; i < count; ++i) rest += W::one(values[i]) * job.x[waiting[i]];
   return reduce(sum) + rest;
 }
 
