@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <random>
 
 #include "base/check.h"
 
@@ -100,14 +101,12 @@ class Truth {
   double largest_ = 0;
 };
 
-/// Activations in [-1, 1), the same every time, exact in any of the dtypes.
+/// Activations from N(0, 1), the same every time, rounded to `dtype`.
 Buffer make_activations(std::int64_t n, std::int64_t k, DType dtype) {
   std::vector<float> values(static_cast<std::size_t>(n * k));
-  std::uint64_t state = 0x9E3779B97F4A7C15ULL;
-  for (float& value : values) {
-    state = state * 6364136223846793005ULL + 1442695040888963407ULL;
-    value = static_cast<float>(static_cast<int>(state >> 56) - 128) / 128.0F;
-  }
+  std::mt19937_64 random(7);
+  std::normal_distribution<float> normal;
+  for (float& value : values) value = normal(random);
   Buffer buffer(values.size() * size_of(dtype));
   convert_elements(values.data(), DType::kF32, buffer.data(), dtype, values.size());
   return buffer;
