@@ -42,6 +42,16 @@ struct Vector256x2 {
     low = _mm256_add_ps(low, other.low);
     high = _mm256_add_ps(high, other.high);
   }
+  void add_products(const Vector256x2& a, const Vector256x2& b) {
+    low = _mm256_fmadd_ps(a.low, b.low, low);
+    high = _mm256_fmadd_ps(a.high, b.high, high);
+  }
+  [[nodiscard]] float sum() const {
+    const __m256 eight = _mm256_add_ps(low, high);
+    __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    four = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(four, _mm_movehdup_ps(four)));
+  }
   void store(float* p) const {
     _mm256_storeu_ps(p, low);
     _mm256_storeu_ps(p + 8, high);

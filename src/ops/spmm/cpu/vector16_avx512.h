@@ -32,6 +32,8 @@ struct Vector512 {
     v = _mm512_fmadd_ps(w.v, _mm512_set1_ps(x), v);
   }
   void add(const Vector512& other) { v = _mm512_add_ps(v, other.v); }
+  void add_products(const Vector512& a, const Vector512& b) { v = _mm512_fmadd_ps(a.v, b.v, v); }
+  [[nodiscard]] float sum() const { return _mm512_reduce_add_ps(v); }
   void store(float* p) const { _mm512_storeu_ps(p, v); }
 };
 

@@ -42,6 +42,14 @@ struct PortableVector {
   void add(const PortableVector& other) {
     for (int i = 0; i < 16; ++i) v[i] += other.v[i];
   }
+  void add_products(const PortableVector& a, const PortableVector& b) {
+    for (int i = 0; i < 16; ++i) v[i] += a.v[i] * b.v[i];
+  }
+  [[nodiscard]] float sum() const {
+    float total = 0;
+    for (int i = 0; i < 16; ++i) total += v[i];
+    return total;
+  }
   void store(float* p) const { std::memcpy(p, v, sizeof v); }
 };
 
