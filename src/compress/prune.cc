@@ -1,8 +1,12 @@
 // prune(): a checkpoint in, a checkpoint out, one layer in memory.
 #include <fcntl.h>
+#if defined(__GLIBC__)
+#include <malloc.h>
+#endif
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <fstream>
 #include <map>
@@ -58,6 +62,43 @@ std::size_t bitmask_bytes(const RowSource& weight, std::int64_t nnz) {
   return static_cast<std::size_t>(nnz) * size_of(weight.dtype()) +
          static_cast<std::size_t>(weight.rows() * ((weight.cols() + 7) / 8) + weight.rows() * 8 +
                                   16);
+}
+
+/// A weight of the checkpoint that lets the kernel drop the pages it was read from every few
+/// megabytes: a mapping counts as resident, and a weight is a quarter of a layer.
+class FrugalSource final : public RowSource {
+ public:
+  FrugalSource(std::shared_ptr<const Checkpoint> checkpoint, std::string name)
+      : checkpoint_(std::move(checkpoint)),
+        name_(std::move(name)),
+        source_(checkpoint_->source(name_)) {}
+  ~FrugalSource() override { checkpoint_->drop_pages(name_); }
+  FrugalSource(const FrugalSource&) = delete;
+  FrugalSource& operator=(const FrugalSource&) = delete;
+  [[nodiscard]] std::int64_t rows() const override { return source_->rows(); }
+  [[nodiscard]] std::int64_t cols() const override { return source_->cols(); }
+  [[nodiscard]] DType dtype() const override { return source_->dtype(); }
+  void read_rows(std::int64_t begin, std::int64_t end, void* out) const override {
+    constexpr std::size_t kStep = std::size_t{4} << 20;
+    source_->read_rows(begin, end, out);
+    const std::size_t bytes = static_cast<std::size_t>((end - begin) * cols()) * size_of(dtype());
+    const std::size_t before = read_.fetch_add(bytes, std::memory_order_relaxed);
+    if (before / kStep != (before + bytes) / kStep) checkpoint_->drop_pages(name_);
+  }
+
+ private:
+  std::shared_ptr<const Checkpoint> checkpoint_;
+  std::string name_;
+  std::shared_ptr<const RowSource> source_;
+  mutable std::atomic<std::size_t> read_{0};
+};
+
+/// Gives back what the allocator keeps of freed weights: blocks below its growing threshold for
+/// mappings (up to 32 MiB) stay in its arenas otherwise.
+void trim_heap() {
+#if defined(__GLIBC__)
+  malloc_trim(0);
+#endif
 }
 
 class PruneJob {
@@ -157,10 +198,9 @@ class PruneJob {
       GlobalStep& global = global_[i];
       for (const CheckpointTensor* tensor : compress::select_targets(*checkpoint_, step)) {
         global.index[tensor->name] = sources.size();
-        sources.push_back(checkpoint_->source(tensor->name));
+        sources.push_back(std::make_shared<FrugalSource>(checkpoint_, tensor->name));
       }
       global.cut = compress::find_global_cut(sources, step.pattern, step.sparsity, pool_);
-      for (const auto& [name, index] : global.index) checkpoint_->drop_pages(name);
     }
   }
 
@@ -192,6 +232,7 @@ class PruneJob {
     for (const std::span<const TokenId> ids : samples) hidden.push_back(stream.embed(ids));
     const auto tokens = static_cast<std::int64_t>(samples[0].size());
     for (std::int64_t layer = 0; layer <= last_layer_; ++layer) {
+      trim_heap();
       stream.load(layer);
       compress::LayerInputs inputs(tokens * static_cast<std::int64_t>(samples.size()));
       const std::vector<std::string> names = stream.weight_names();
@@ -264,16 +305,14 @@ class PruneJob {
   /// calibrated layers.
   std::shared_ptr<const DenseWeight> prune_weight(const std::string& name,
                                                   compress::LayerInputs* inputs) {
-    const std::shared_ptr<const RowSource> source = checkpoint_->source(name);
-    auto weight = std::make_shared<DenseWeight>(name, *source, pool_);
-    checkpoint_->drop_pages(name);
+    const FrugalSource source(checkpoint_, name);
+    auto weight = std::make_shared<DenseWeight>(name, source, pool_);
     for (const std::size_t step : steps_of_.at(name)) apply(step, *weight, inputs);
     PrunedTensor entry{name, weight->rows(), weight->cols(), weight->nnz(pool_), 0};
     entry.error = inputs != nullptr
-                      ? compress::output_error(*source, *weight, inputs->sample(name), pool_)
-                      : compress::weight_error(*source, *weight, pool_);
+                      ? compress::output_error(source, *weight, inputs->sample(name), pool_)
+                      : compress::weight_error(source, *weight, pool_);
     report_.tensors.push_back(entry);
-    checkpoint_->drop_pages(name);
     const bool dense = options_.storage == Storage::kSparseBitmask &&
                        bitmask_bytes(*weight, entry.nnz) >= checkpoint_->find(name)->dense_bytes;
     writer_->add(name, *weight, dense ? Storage::kDense : options_.storage, pool_);
