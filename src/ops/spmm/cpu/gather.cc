@@ -97,11 +97,11 @@ std::span<const SpmmKernel* const> gather_kernels() {
   static const GatherKernel csr512(
       {"csr.avx512.gather", Format::kCsr, Isa::kAvx512, &kCsr16Avx512, &kCsr32Avx512, 0.6, 0});
   static const GatherKernel csr2(
-      {"csr.avx2.gather", Format::kCsr, Isa::kAvx2, &kCsr16Avx2, &kCsr32Avx2, 1.0, 0});
+      {"csr.avx2.gather", Format::kCsr, Isa::kAvx2, &kCsr16Avx2, &kCsr32Avx2, 0.9, 0});
   static const GatherKernel delta512({"delta.avx512.gather", Format::kDelta, Isa::kAvx512,
                                       &kDelta4Avx512, &kDelta8Avx512, 0.0, 0.7});
   static const GatherKernel delta2(
-      {"delta.avx2.gather", Format::kDelta, Isa::kAvx2, &kDelta4Avx2, &kDelta8Avx2, 0.0, 2.0});
+      {"delta.avx2.gather", Format::kDelta, Isa::kAvx2, &kDelta4Avx2, &kDelta8Avx2, 0.0, 1.1});
   static const SpmmKernel* const kernels[] = {&delta512, &csr512, &delta2, &csr2};
   return kernels;
 }

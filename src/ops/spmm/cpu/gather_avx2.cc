@@ -1,6 +1,6 @@
-// SpMV over row lists with AVX2: 8 entries a step. Delta codes become columns eight at a time; a
-// shuffle from a table closes the gaps that escapes leave, so that nothing depends on where they
-// are.
+// SpMV over row lists with AVX2: 8 entries a step. Delta codes become columns eight at a time. In
+// rows with few escapes, the eights that hold one go code by code; in others a shuffle from a table
+// closes the gaps that escapes leave, so that no branch depends on where they are.
 #include <immintrin.h>
 
 #include "ops/spmm/cpu/gather_inner.h"
@@ -107,31 +107,73 @@ __m128i load_codes(const std::uint8_t* codes) {
 /// Columns wait here until there are enough for long runs of gathers.
 constexpr int kWaiting = 256;
 
+/// A delta row: its codes and values.
+template <class W>
+struct DeltaRow {
+  const std::uint8_t *codes, *stop;
+  const typename W::Bits* values;
+  DeltaRow(const GatherJob& job, std::int64_t row)
+      : codes(static_cast<const std::uint8_t*>(job.columns) + 32 * job.list_offsets[row]),
+        stop(static_cast<const std::uint8_t*>(job.columns) + 32 * job.list_offsets[row + 1]),
+        values(static_cast<const typename W::Bits*>(job.values) + job.value_offsets[row]) {}
+};
+
+/// Words 0 … 7 become the sums of words 0 … i.
+__m128i prefix_sums(__m128i words) {
+  words = _mm_add_epi16(words, _mm_slli_si128(words, 2));
+  words = _mm_add_epi16(words, _mm_slli_si128(words, 4));
+  return _mm_add_epi16(words, _mm_slli_si128(words, 8));
+}
+
+/// 8-bit codes with few escapes.
+template <class W>
+float delta_row_by_eights(const GatherJob& job, std::int64_t index) {
+  DeltaRow<W> row(job, index);
+  const __m128i zero = _mm_setzero_si128();
+  __m256 sum = _mm256_setzero_ps();
+  float rest = 0;
+  std::int64_t last = -1;
+  for (; row.codes != row.stop; row.codes += 8) {
+    prefetch(row.codes);
+    prefetch(row.values);
+    const __m128i eight = Eight::load8(row.codes);
+    if ((_mm_movemask_epi8(_mm_cmpeq_epi8(eight, zero)) & 0xFF) == 0) {
+      const __m128i places = prefix_sums(_mm_cvtepu8_epi16(eight));
+      const __m256i columns = _mm256_add_epi32(_mm256_cvtepu16_epi32(places),
+                                               _mm256_set1_epi32(static_cast<int>(last)));
+      sum = _mm256_fmadd_ps(W::load(row.values), _mm256_i32gather_ps(job.x, columns, 4), sum);
+      last += _mm_extract_epi16(places, 7);
+      row.values += 8;
+      continue;
+    }
+    for (int i = 0; i < 8; ++i) {
+      const int code = row.codes[i];
+      last += code == 0 ? 255 : code;
+      if (code != 0) rest += W::one(*row.values++) * job.x[last];
+    }
+  }
+  return reduce(sum) + rest;
+}
+
+/// Codes of either width with any number of escapes.
 template <class W, int bits>
-float delta_row(const GatherJob& job, std::int64_t row) {
+float delta_row_compacted(const GatherJob& job, std::int64_t index) {
   constexpr int kReach = (1 << bits) - 1;
-  const auto* codes = static_cast<const std::uint8_t*>(job.columns) + 32 * job.list_offsets[row];
-  const std::uint8_t* stop =
-      static_cast<const std::uint8_t*>(job.columns) + 32 * job.list_offsets[row + 1];
-  const auto* values = static_cast<const typename W::Bits*>(job.values) + job.value_offsets[row];
+  DeltaRow<W> row(job, index);
   const __m128i zero = _mm_setzero_si128();
   __m256 sum = _mm256_setzero_ps();
   __m128i last = _mm_set1_epi16(-1);
   std::uint16_t waiting[kWaiting + 8];
   int count = 0;
-  while (codes != stop) {
-    for (; codes != stop && count < kWaiting; codes += bits) {
-      prefetch(codes);
-      const __m128i eight = load_codes<bits>(codes);
+  while (row.codes != row.stop) {
+    for (; row.codes != row.stop && count < kWaiting; row.codes += bits) {
+      prefetch(row.codes);
+      const __m128i eight = load_codes<bits>(row.codes);
       const __m128i is_escape = _mm_cmpeq_epi8(eight, zero);
       const unsigned live = ~static_cast<unsigned>(_mm_movemask_epi8(is_escape)) & 0xFFU;
       const __m128i gaps =
           _mm_or_si128(eight, _mm_and_si128(is_escape, _mm_set1_epi8(static_cast<char>(kReach))));
-      __m128i places = _mm_cvtepu8_epi16(gaps);
-      places = _mm_add_epi16(places, _mm_slli_si128(places, 2));
-      places = _mm_add_epi16(places, _mm_slli_si128(places, 4));
-      places = _mm_add_epi16(places, _mm_slli_si128(places, 8));
-      const __m128i columns = _mm_add_epi16(places, last);
+      const __m128i columns = _mm_add_epi16(prefix_sums(_mm_cvtepu8_epi16(gaps)), last);
       last = _mm_shuffle_epi8(columns, _mm_set1_epi16(0x0F0E));
       const __m128i front =
           _mm_load_si128(reinterpret_cast<const __m128i*>(kCompaction.bytes[live]));
@@ -140,18 +182,27 @@ float delta_row(const GatherJob& job, std::int64_t row) {
       count += __builtin_popcount(live);
     }
     int used = 0;
-    for (; used + 8 <= count; used += 8, values += 8) {
-      prefetch(values);
-      sum = _mm256_fmadd_ps(W::load(values), _mm256_i32gather_ps(job.x, widen(waiting + used), 4),
-                            sum);
+    for (; used + 8 <= count; used += 8, row.values += 8) {
+      prefetch(row.values);
+      sum = _mm256_fmadd_ps(W::load(row.values),
+                            _mm256_i32gather_ps(job.x, widen(waiting + used), 4), sum);
     }
     count -= used;
     _mm_storeu_si128(reinterpret_cast<__m128i*>(waiting),
                      _mm_loadu_si128(reinterpret_cast<const __m128i*>(waiting + used)));
   }
   float rest = 0;
-  for (int i = 0; i < count; ++i) rest += W::one(values[i]) * job.x[waiting[i]];
+  for (int i = 0; i < count; ++i) rest += W::one(row.values[i]) * job.x[waiting[i]];
   return reduce(sum) + rest;
+}
+
+/// Escapes (and padding) make at most a 16th of the codes, or they do not.
+template <class W>
+float delta8_row(const GatherJob& job, std::int64_t row) {
+  const std::int64_t codes = 32 * (job.list_offsets[row + 1] - job.list_offsets[row]);
+  const std::int64_t values = job.value_offsets[row + 1] - job.value_offsets[row];
+  return codes - values <= codes / 16 ? delta_row_by_eights<W>(job, row)
+                                      : delta_row_compacted<W, 8>(job, row);
 }
 
 template <float row_sum(const GatherJob&, std::int64_t)>
@@ -167,9 +218,10 @@ const GatherInners kCsr32Avx2 = {all_rows<csr_row<Bf16, std::uint32_t>>,
 const GatherInners kCsr16Avx2 = {all_rows<csr_row<Bf16, std::uint16_t>>,
                                  all_rows<csr_row<F16, std::uint16_t>>,
                                  all_rows<csr_row<F32, std::uint16_t>>};
-const GatherInners kDelta8Avx2 = {all_rows<delta_row<Bf16, 8>>, all_rows<delta_row<F16, 8>>,
-                                  all_rows<delta_row<F32, 8>>};
-const GatherInners kDelta4Avx2 = {all_rows<delta_row<Bf16, 4>>, all_rows<delta_row<F16, 4>>,
-                                  all_rows<delta_row<F32, 4>>};
+const GatherInners kDelta8Avx2 = {all_rows<delta8_row<Bf16>>, all_rows<delta8_row<F16>>,
+                                  all_rows<delta8_row<F32>>};
+const GatherInners kDelta4Avx2 = {all_rows<delta_row_compacted<Bf16, 4>>,
+                                  all_rows<delta_row_compacted<F16, 4>>,
+                                  all_rows<delta_row_compacted<F32, 4>>};
 
 }  // namespace rarefy
