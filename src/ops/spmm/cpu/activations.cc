@@ -51,12 +51,4 @@ void interleave_tokens(const float* from, std::int64_t stride, std::int64_t toke
   });
 }
 
-std::int64_t cut_by_bytes(const std::uint64_t* offsets, std::int64_t units, int part, int parts) {
-  if (part <= 0) return 0;
-  if (part >= parts) return units;
-  const double total = static_cast<double>(offsets[units] - offsets[0]);
-  const auto target = offsets[0] + static_cast<std::uint64_t>(total * part / parts);
-  return std::lower_bound(offsets, offsets + units, target) - offsets;
-}
-
 }  // namespace rarefy

@@ -28,8 +28,4 @@ class PaddedActivations {
 void interleave_tokens(const float* from, std::int64_t stride, std::int64_t tokens,
                        std::int64_t padded, std::int64_t group, float* to, ThreadPool& pool);
 
-/// Where thread `part` of `parts` starts when units are cut by cumulative bytes: offsets has one
-/// entry a unit and one more; returns a unit. Monotonous in `part`, 0 and all units at the ends.
-std::int64_t cut_by_bytes(const std::uint64_t* offsets, std::int64_t units, int part, int parts);
-
 }  // namespace rarefy

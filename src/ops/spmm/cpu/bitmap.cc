@@ -5,7 +5,7 @@
 
 #include "ops/spmm/cpu/activations.h"
 #include "ops/spmm/cpu/bitmap_inner.h"
-#include "ops/spmm/epilogue.h"
+#include "ops/spmm/cpu/row_blocks.h"
 #include "ops/spmm/kernel.h"
 
 namespace rarefy {
@@ -27,16 +27,6 @@ double groups(const SpmmProblem& p) {
          std::ceil(static_cast<double>(p.k) / columns);
 }
 
-/// Results of row blocks [first, last), whose sums lie as [block][token][16].
-void store_blocks(const Epilogue& epilogue, const float* sums, std::int64_t tokens,
-                  std::int64_t rows, std::int64_t first, std::int64_t last) {
-  for (std::int64_t b = first; b < last; ++b) {
-    const std::int64_t count = std::min(kRows, rows - b * kRows);
-    for (std::int64_t t = 0; t < tokens; ++t)
-      epilogue.store(t, b * kRows, sums + ((b - first) * tokens + t) * kRows, count);
-  }
-}
-
 /// Calls body(first, last, sums) for the row blocks of each thread, cut by their bytes.
 template <class Body>
 void for_my_blocks(const BitmapMatrix& a, std::int64_t tokens, ThreadPool& pool, const Body& body) {
@@ -54,7 +44,8 @@ struct Level {
   const char* name;
   Isa isa;
   BitmapInner *bf16, *f16, *f32;
-  double cycles_per_group;  ///< Decoding one 64-byte vector and multiplying by one token; measured.
+  /// Decoding one 64-byte vector of 16-bit (f32) values and multiplying by one token; measured.
+  double cycles_per_group, cycles_per_f32_group;
   double cycles_per_token;  ///< More, for each further token.
   double tokens_per_pass;
 };
@@ -74,8 +65,9 @@ class BitmapVector final : public SpmmKernel {
     const auto n = static_cast<double>(p.n);
     const double passes = std::ceil(n / level_.tokens_per_pass);
     return {.bytes = estimated_bytes(spec, pattern, p.weight) + activation_bytes(p),
-            .cycles = groups(p) *
-                      (passes * level_.cycles_per_group + (n - passes) * level_.cycles_per_token)};
+            .cycles = groups(p) * (passes * (size_of(p.weight) == 4 ? level_.cycles_per_f32_group
+                                                                    : level_.cycles_per_group) +
+                                   (n - passes) * level_.cycles_per_token)};
   }
 
   void run(const Matrix& matrix, const SpmmArgs& args, ThreadPool& pool) const override {
@@ -105,7 +97,7 @@ class BitmapVector final : public SpmmKernel {
              .x = x,
              .tokens = tokens,
              .sums = sums});
-      store_blocks(epilogue, sums, tokens, a.rows(), first, last);
+      store_row_blocks(epilogue, sums, tokens, kRows, a.rows(), first, last);
     });
   }
 
@@ -127,7 +119,7 @@ class BitmapAmx final : public SpmmKernel {
   [[nodiscard]] SpmmCost cost(const FormatSpec& spec, const PatternStats& pattern,
                               const SpmmProblem& p) const override {
     // 3.2 cycles of port 5 a vector, the rest tile loads and products that overlap imperfectly.
-    const double vector = 3.7 + 0.03 * static_cast<double>(p.n * parts(p.activations, p.precision));
+    const double vector = 3.3 + 0.05 * static_cast<double>(p.n * parts(p.activations, p.precision));
     return {.bytes = estimated_bytes(spec, pattern, p.weight) + activation_bytes(p),
             .cycles = groups(p) * vector};
   }
@@ -158,7 +150,7 @@ class BitmapAmx final : public SpmmKernel {
                        .tokens = tokens,
                        .parts = bf16_parts,
                        .sums = sums});
-      store_blocks(epilogue, sums, tokens, a.rows(), first, last);
+      store_row_blocks(epilogue, sums, tokens, kRows, a.rows(), first, last);
     });
   }
 
@@ -174,11 +166,11 @@ class BitmapAmx final : public SpmmKernel {
 std::span<const SpmmKernel* const> bitmap_kernels() {
   static const BitmapAmx amx;
   static const BitmapVector avx512({"bitmap.avx512", Isa::kAvx512, bitmap_bf16_avx512,
-                                    bitmap_f16_avx512, bitmap_f32_avx512, 4.6, 1.1, 8});
+                                    bitmap_f16_avx512, bitmap_f32_avx512, 4.6, 3.2, 1.1, 8});
   static const BitmapVector avx2(
-      {"bitmap.avx2", Isa::kAvx2, bitmap_bf16_avx2, bitmap_f16_avx2, bitmap_f32_avx2, 13, 3, 2});
+      {"bitmap.avx2", Isa::kAvx2, bitmap_bf16_avx2, bitmap_f16_avx2, bitmap_f32_avx2, 9, 6, 3, 2});
   static const BitmapVector portable({"bitmap.portable", Isa::kPortable, bitmap_bf16_portable,
-                                      bitmap_f16_portable, bitmap_f32_portable, 50, 20, 16});
+                                      bitmap_f16_portable, bitmap_f32_portable, 50, 25, 20, 16});
   static const SpmmKernel* const kernels[] = {&amx, &avx512, &avx2, &portable};
   return kernels;
 }

@@ -98,6 +98,9 @@ void blocks_side_by_side(const BitmapAmxJob& job, std::int64_t first, std::byte*
       _tile_loadd(4, x, 64);
       if (job.parts == 2) _tile_loadd(5, x + part_bytes, 64);
       x += job.parts * part_bytes;
+      // The next round's activations: many tokens' lie in L2, and 16 misses would stall the tile.
+      for (std::int64_t i = 0; i < job.parts * job.tokens; ++i)
+        _mm_prefetch(reinterpret_cast<const char*>(x + 64 * i), _MM_HINT_T0);
     }
     const auto one = [&]<int s>() {
       if constexpr (s < kCount) {

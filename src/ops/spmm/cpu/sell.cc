@@ -4,8 +4,8 @@
 #include <cmath>
 
 #include "ops/spmm/cpu/activations.h"
+#include "ops/spmm/cpu/row_blocks.h"
 #include "ops/spmm/cpu/sell_inner.h"
-#include "ops/spmm/epilogue.h"
 #include "ops/spmm/kernel.h"
 
 namespace rarefy {

@@ -4,8 +4,8 @@
 #include <cmath>
 
 #include "ops/spmm/cpu/activations.h"
+#include "ops/spmm/cpu/row_blocks.h"
 #include "ops/spmm/cpu/window_inner.h"
-#include "ops/spmm/epilogue.h"
 #include "ops/spmm/kernel.h"
 
 namespace rarefy {
@@ -66,13 +66,7 @@ class WindowKernel : public SpmmKernel {
              .tokens = tokens,
              .parts = x_parts,
              .sums = sums.as<float>()});
-      for (std::int64_t b = first; b < last; ++b) {
-        const std::int64_t count = std::min(height, a.rows() - b * height);
-        for (std::int64_t t = 0; t < tokens; ++t) {
-          epilogue.store(t, b * height, sums.as<float>() + ((b - first) * tokens + t) * height,
-                         count);
-        }
-      }
+      store_row_blocks(epilogue, sums.as<float>(), tokens, height, a.rows(), first, last);
     });
   }
 };
