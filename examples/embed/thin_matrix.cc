@@ -1,4 +1,5 @@
-// The operator library in twenty lines: pack a pruned weight, let the planner choose, multiply, compare with the reference.
+// The operator library in twenty lines: pack a pruned weight, let the planner choose, multiply,
+// compare with the reference.
 #include <cmath>
 #include <cstdio>
 #include <random>
@@ -36,6 +37,7 @@ int main() {
   rarefy::spmm_reference(source, args);
   double worst = 0;
   for (std::int64_t i = 0; i < kRows; ++i) worst = std::max(worst, std::abs(expected[i] - y[i]));
-  std::printf("%s: %zu bytes instead of %zu, largest difference %.1e\n", plan.format.name().c_str(), thin->bytes(), weight.size() * sizeof(float), worst);
+  std::printf("%s: %zu bytes instead of %zu, largest difference %.1e\n", plan.format.name().c_str(),
+              thin->bytes(), weight.size() * sizeof(float), worst);
   return worst < 1e-3 ? 0 : 1;
 }
