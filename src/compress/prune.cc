@@ -229,6 +229,7 @@ class PruneJob {
   void prune_layers(const std::vector<std::span<const TokenId>>& samples) {
     LayerStream stream(checkpoint_, config_, pool_);
     std::vector<Buffer> hidden;
+    hidden.reserve(samples.size());
     for (const std::span<const TokenId> ids : samples) hidden.push_back(stream.embed(ids));
     const auto tokens = static_cast<std::int64_t>(samples[0].size());
     for (std::int64_t layer = 0; layer <= last_layer_; ++layer) {
