@@ -58,6 +58,7 @@ struct Surgeon {
     double mean = 0;
     for (std::size_t i = 0; i < k; ++i) mean += h[i * k + i] / static_cast<double>(k);
     for (std::size_t i = 0; i < k; ++i) h[i * k + i] += dampening * mean;
+    rest.reserve(k);
     for (std::size_t j = 0; j < k; ++j) {
       const std::size_t n = k - j;
       Doubles part(n * n);
@@ -107,6 +108,7 @@ struct Surgeon {
         std::sort(order.begin(), order.end());
         order.resize(group - keep);
         std::vector<std::size_t> gone;
+        gone.reserve(order.size());
         for (const auto& [s, j] : order) gone.push_back(j);
         std::sort(gone.begin(), gone.end());
         for (const std::size_t j : gone) drop(i, j);

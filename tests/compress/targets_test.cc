@@ -54,7 +54,7 @@ TEST(Targets, ReportsWhichEntriesMatch) {
 
 TEST(Targets, RejectsABrokenExpression) {
   try {
-    TargetMatcher({"re:(unclosed"});
+    const TargetMatcher broken({"re:(unclosed"});
     FAIL() << "expected an error";
   } catch (const Error& e) {
     EXPECT_STREQ(e.what(), "target 're:(unclosed': missing closing parenthesis at character 9");
