@@ -24,6 +24,7 @@ std::vector<const SpmmKernel*> collect() {
            gather_kernels(),
            strip_kernels(),
            csr_kernels(),
+           bitmap_panel_kernels(),
            lists_kernels(),
            panel_kernels(),
        }) {

@@ -72,6 +72,8 @@ class CsrPanels final : public SpmmKernel {
                         .row_begin = r0,
                         .row_end = r1,
                         .k_end = k_end,
+                        .entries_a_row = static_cast<std::int64_t>(a.density() *
+                                                                   static_cast<double>(walk.range)),
                         .next = next,
                         .panel = panel,
                         .sums = sums,

@@ -18,11 +18,12 @@ struct Job {
   const void* columns;  ///< u32 or u16
   const void* values;
   std::int64_t row_begin, row_end;
-  std::int64_t k_end;  ///< Entries below this column belong to the range.
-  std::int64_t* next;  ///< For each row, the first entry not yet used; advanced.
-  const float* panel;  ///< Row k at panel + k·16·vectors
-  float* sums;         ///< 16·vectors floats a row
-  bool add;            ///< The sums hold those of earlier ranges; otherwise they are written.
+  std::int64_t k_end;          ///< Entries below this column belong to the range.
+  std::int64_t entries_a_row;  ///< That belong to the range, about.
+  std::int64_t* next;          ///< For each row, the first entry not yet used; advanced.
+  const float* panel;          ///< Row k at panel + k·16·vectors
+  float* sums;                 ///< 16·vectors floats a row
+  bool add;  ///< The sums hold those of earlier ranges; otherwise they are written.
 };
 
 /// Blocks whose values lie row-major inside them.

@@ -47,7 +47,7 @@ inline int panel_vectors(std::int64_t n) {
 inline std::int64_t range_columns(double density, int vectors) {
   const std::int64_t column_bytes = std::int64_t{64} * vectors;
   const double enough = kEntriesARange / std::max(density, 1e-6);
-  const double most = static_cast<double>(kMostRangeBytes / column_bytes);
+  const double most = static_cast<double>(kMostRangeBytes) / static_cast<double>(column_bytes);
   return std::max(kRangeBytes / column_bytes, static_cast<std::int64_t>(std::min(enough, most)));
 }
 

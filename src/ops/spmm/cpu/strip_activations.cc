@@ -95,6 +95,22 @@ std::size_t huge_page_bytes(std::size_t bytes) {
   return bytes < kWorthIt ? bytes : std::max(bytes, kHugeFrom);
 }
 
+SpmmArgs tokens_of(const SpmmArgs& args, std::int64_t begin, std::int64_t end) {
+  const auto skip = [begin](std::int64_t row_stride, DType dtype) {
+    return static_cast<std::size_t>(begin * row_stride) * size_of(dtype);
+  };
+  SpmmArgs part = args;
+  part.b.data = static_cast<const std::byte*>(args.b.data) + skip(args.b.row_stride, args.b.dtype);
+  part.c.data = static_cast<std::byte*>(args.c.data) + skip(args.c.row_stride, args.c.dtype);
+  part.b.rows = part.c.rows = end - begin;
+  if (args.residual.data != nullptr) {
+    part.residual.data = static_cast<const std::byte*>(args.residual.data) +
+                         skip(args.residual.row_stride, args.residual.dtype);
+    part.residual.rows = end - begin;
+  }
+  return part;
+}
+
 AmxActivations::AmxActivations(const ConstMatrixRef& b, Precision precision, std::int64_t padded_k,
                                ThreadPool& pool)
     : x_([&] {

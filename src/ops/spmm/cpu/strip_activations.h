@@ -25,6 +25,9 @@ struct TokenTiles {
 /// loses many of its lines to others of the same set (dense 16×32, N = 128: 6.8 against 11.7 ms).
 std::size_t huge_page_bytes(std::size_t bytes);
 
+/// The part of a multiplication that makes tokens [begin, end).
+SpmmArgs tokens_of(const SpmmArgs& args, std::int64_t begin, std::int64_t end);
+
 /// Packs b (n tokens × K) for AMX: tiles of 16 × 32 bf16.
 class AmxActivations {
  public:

@@ -33,9 +33,6 @@ constexpr std::int64_t kAmxRangeBytes = 600 << 10;
 constexpr std::int64_t kFmaRangeBytes = 384 << 10;
 /// Sums of the strips that a thread takes before it begins a new round over K.
 constexpr std::int64_t kSumBytes = 1 << 20;
-/// How far ahead of the products weights are read from memory, when each is used only once.
-constexpr std::int64_t kAheadBytes = 16 << 10;
-
 /// One instruction set: kernels of the three dtypes, nullptr where there is none.
 struct Level {
   Isa isa;
@@ -134,7 +131,7 @@ class Worker {
     }
 
     Walker walker{.unit = units, .end = units + count, .block = 0, .offset = 0};
-    if (level_.is_amx()) start(walker);
+    if (level_.is_amx() && x_.token_tiles * strips_together_ > 12) start(walker);
     const Unit* unit = units;
     for (std::int64_t range = 0; range < ranges_.count; ++range) {
       for (std::int64_t s = begin; s < end; s += strip::kStripsAStore) {
@@ -162,13 +159,11 @@ class Worker {
     }
   }
 
-  /// Sends the walker ahead: a whole unit where token tiles pass over the same weights in turns.
-  void start(Walker& walker) const {
+  /// Sends the walker a unit ahead: token tiles pass over the weights of one in turns.
+  static void start(Walker& walker) {
     while (walker.unit != walker.end && walker.unit->blocks == 0) ++walker.unit;
     if (walker.unit == walker.end) return;
-    const bool in_turns = x_.token_tiles * strips_together_ > 4;
-    const std::int64_t unit_bytes = walker.unit->blocks * walker.unit->width * kOutputs * 2;
-    strip::amx_prefetch(walker, in_turns ? unit_bytes : std::min(kAheadBytes, unit_bytes));
+    strip::amx_prefetch(walker, walker.unit->blocks * walker.unit->width * kOutputs * 2);
   }
 
   const Level& level_;
@@ -180,15 +175,6 @@ class Worker {
   Ranges ranges_;
   std::int32_t strips_together_;
 };
-
-ConstMatrixRef tokens_of(const ConstMatrixRef& x, std::int64_t begin, std::int64_t end) {
-  if (x.data == nullptr) return x;
-  ConstMatrixRef part = x;
-  part.data = static_cast<const std::byte*>(x.data) +
-              static_cast<std::size_t>(begin * x.row_stride) * size_of(x.dtype);
-  part.rows = end - begin;
-  return part;
-}
 
 class StripKernel final : public SpmmKernel {
  public:
@@ -241,12 +227,7 @@ class StripKernel final : public SpmmKernel {
   void run(const Matrix& a, const SpmmArgs& args, ThreadPool& pool) const override {
     const strip::Weights weights(a);
     for (std::int64_t t = 0; t < args.b.rows; t += kTokensAtOnce) {
-      const std::int64_t end = std::min(args.b.rows, t + kTokensAtOnce);
-      SpmmArgs part = args;
-      part.b = tokens_of(args.b, t, end);
-      part.c.data = const_cast<void*>(tokens_of(args.c, t, end).data);
-      part.c.rows = end - t;
-      part.residual = tokens_of(args.residual, t, end);
+      const SpmmArgs part = strip::tokens_of(args, t, std::min(args.b.rows, t + kTokensAtOnce));
       if (level_.is_amx()) {
         const strip::AmxActivations x(part.b, args.precision, weights.padded_k(), pool);
         run_tokens(a, weights, x.get(), part, pool);
