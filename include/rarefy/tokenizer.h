@@ -32,7 +32,8 @@ class Tokenizer {
   /// text are recognised. `add_special` runs the post-processor (BOS …). Throws kUnsupported when
   /// a pattern of the file backtracks beyond its limits on this text.
   [[nodiscard]] std::vector<TokenId> encode(std::string_view text, bool add_special = true) const;
-  /// Text of `ids`; those without a token are passed over.
+  /// Text of `ids`; those without a token are passed over. As tokenizers has it, an added token
+  /// with "normalized": true gives its normalised content.
   [[nodiscard]] std::string decode(std::span<const TokenId> ids, bool skip_special = true) const;
 
   /// One more than the largest id, added tokens included: ids lie in [0, vocab_size()).

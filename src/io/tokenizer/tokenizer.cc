@@ -1,6 +1,7 @@
 #include "rarefy/tokenizer.h"
 
 #include <algorithm>
+#include <unordered_set>
 
 #include "base/check.h"
 #include "base/files.h"
@@ -69,7 +70,18 @@ Tokenizer::Impl::Impl(const Json& json, const std::string& file)
       tokenizer::Section section{token.content, false};
       for (const auto& normalizer : normalizers) normalizer->apply(section);
       after_normalizing.add(token, section.text);
+      if (section.text != token.content) normalised[token.id] = section.text;
     }
+  }
+  std::unordered_set<std::string_view> special_contents;
+  for (const auto& token : list) {
+    if (token.special) special_contents.insert(token.content);
+  }
+  hidden.assign(tokens.size(), false);
+  for (const auto& token : list) {
+    const auto changed = normalised.find(token.id);
+    hidden[token.id] = special_contents.contains(
+        changed == normalised.end() ? std::string_view(token.content) : changed->second);
   }
 }
 
@@ -114,8 +126,9 @@ void Tokenizer::Impl::encode_part(std::string_view text, bool at_start, Scratch&
 const std::string* Tokenizer::Impl::shown(TokenId id, bool skip_special) const {
   if (id < 0 || static_cast<std::size_t>(id) >= tokens.size()) return nullptr;
   if (tokens[id].empty() && model.find("") != id) return nullptr;
-  if (skip_special && special[id]) return nullptr;
-  return &tokens[id];
+  if (skip_special && hidden[id]) return nullptr;
+  const auto changed = normalised.find(id);
+  return changed == normalised.end() ? &tokens[id] : &changed->second;
 }
 
 Tokenizer::Tokenizer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}

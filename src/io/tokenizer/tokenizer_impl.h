@@ -4,6 +4,7 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 #include "io/tokenizer/added_tokens.h"
@@ -40,8 +41,14 @@ struct Tokenizer::Impl {
   tokenizer::Decoder decoder;
   std::vector<std::string> tokens;  // by id; empty where there is none
   std::vector<bool> special;        // by id
-  tokenizer::StringIndex added;     // contents of added tokens …
-  std::vector<TokenId> added_ids;   // … and their ids
+  /// Added tokens that are looked for in normalised text decode as their normalised content: here
+  /// by id, where that differs from `tokens`.
+  std::unordered_map<TokenId, std::string> normalised;
+  /// By id: what `skip_special` leaves out. tokenizers compares the decoded content with the
+  /// special tokens as written, so a special token that normalises to something else is shown.
+  std::vector<bool> hidden;
+  tokenizer::StringIndex added;    // contents of added tokens …
+  std::vector<TokenId> added_ids;  // … and their ids
 
  private:
   mutable std::mutex mutex_;  // of idle_
