@@ -9,9 +9,9 @@
 namespace rarefy {
 namespace {
 
-constexpr int kRows = 4;
+inline constexpr int kRows = 4;
 /// 24 accumulators of 32 registers, or 8 of 16.
-constexpr int kTileTokens = simd::kLanes == 16 ? 6 : 2;
+inline constexpr int kTileTokens = simd::kLanes == 16 ? 6 : 2;
 
 template <int T>
 void tile(const PanelJob& job, std::int64_t row, std::int64_t token) {
@@ -40,7 +40,7 @@ void tile(const PanelJob& job, std::int64_t row, std::int64_t token) {
   }
 }
 
-void tokens_of_four_rows(const PanelJob& job, std::int64_t row) {
+inline void tokens_of_four_rows(const PanelJob& job, std::int64_t row) {
   std::int64_t t = 0;
   for (; t + kTileTokens <= job.tokens; t += kTileTokens) tile<kTileTokens>(job, row, t);
   if constexpr (kTileTokens > 2) {
@@ -49,11 +49,11 @@ void tokens_of_four_rows(const PanelJob& job, std::int64_t row) {
   for (; t < job.tokens; ++t) tile<1>(job, row, t);
 }
 
-void multiply(const PanelJob& job) {
+inline void multiply(const PanelJob& job) {
   for (std::int64_t row = 0; row < job.row_count; row += kRows) tokens_of_four_rows(job, row);
 }
 
-void widen(const void* from, DType dtype, std::int64_t count, float* to) {
+inline void widen(const void* from, DType dtype, std::int64_t count, float* to) {
   if (dtype == DType::kF32) {
     const auto* values = static_cast<const float*>(from);
     for (std::int64_t i = 0; i < count; i += simd::kLanes)
