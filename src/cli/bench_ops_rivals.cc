@@ -1,13 +1,13 @@
 // Other people's multiplications: oneDNN, OpenBLAS, MKL.
 #include <cblas.h>
 #include <dlfcn.h>
-#include <omp.h>
 
 #include <chrono>
 #include <dnnl.hpp>
 #include <thread>
 
 #include "base/check.h"
+#include "base/openmp.h"
 #include "cli/bench_ops_methods.h"
 
 namespace rarefy::bench {
@@ -31,7 +31,7 @@ class OpenMpMethod : public Method {
     { asm volatile(""); }
   }
   void after() override {
-    omp_pause_resource_all(omp_pause_soft);
+    stop_openmp_threads();
   }
 
  protected:

@@ -124,6 +124,7 @@ void save_rows(const std::filesystem::path& file, const cli::OrderedJson& rows) 
   std::string text = fmt::format("{}\n", fmt::join(header, ","));
   for (CsvRow& row : all) {
     std::vector<std::string> cells;
+    cells.reserve(header.size());
     for (const std::string& column : header) cells.push_back(row[column]);
     text += fmt::format("{}\n", fmt::join(cells, ","));
   }

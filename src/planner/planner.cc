@@ -1,5 +1,6 @@
 // The planner's life: cache, ceilings, search; what is asked of it goes through here.
 #include <algorithm>
+#include <cmath>
 #include <cstdlib>
 #include <mutex>
 #include <string>
@@ -210,7 +211,7 @@ ThreadPool& Planner::pool() const {
 
 std::size_t estimate_packed_bytes(const FormatSpec& spec, const PatternStats& pattern,
                                   DType dtype) {
-  return static_cast<std::size_t>(estimated_bytes(spec, pattern, dtype) + 0.5);
+  return static_cast<std::size_t>(std::llround(estimated_bytes(spec, pattern, dtype)));
 }
 
 }  // namespace rarefy

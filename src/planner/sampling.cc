@@ -19,6 +19,7 @@ struct Series {
 double standard_error(const std::vector<double>& ratios, double middle) {
   if (ratios.size() < 2 || middle <= 0) return 1.0;
   std::vector<double> deviations;
+  deviations.reserve(ratios.size());
   for (double ratio : ratios) deviations.push_back(std::abs(ratio - middle));
   const double sigma = 1.4826 * median(deviations);
   const double error = 1.2533 * sigma / std::sqrt(static_cast<double>(ratios.size())) / middle;

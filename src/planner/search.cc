@@ -108,6 +108,7 @@ bool measure(std::vector<Entry>& entries, const PlanRequest& request, TrialRunne
   for (std::size_t i = 0; i < ns.size(); ++i) {
     const std::vector<Entry*>& list = chosen[ns[i]];
     std::vector<Trial> trials;
+    trials.reserve(list.size());
     for (const Entry* entry : list)
       trials.push_back({entry->candidate.format, entry->kernel, entry->candidate.n});
     // What is left of the time is shared equally; a fifth of it is kept for the crossovers.

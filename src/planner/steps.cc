@@ -116,6 +116,7 @@ class StepMaker {
                            runner_->elapsed_s() < inputs_.request.time_budget_s;
     if (may_measure && options.size() > 1 && time_left) {
       std::vector<Trial> trials;
+      trials.reserve(options.size());
       for (const Option& option : options) trials.push_back({format_, option.kernel, at(b).n});
       const std::vector<Timing> timings =
           sample(*runner_, trials,

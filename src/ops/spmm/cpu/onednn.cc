@@ -4,14 +4,13 @@
 // 29.6 GB/s of plain weights where its matmul reads 18.8 and gains nothing from a reordering
 // (oneDNN 2.6, two threads of a Xeon with AMX); at larger N the matmul packs on the fly and is the
 // faster.
-#include <omp.h>
-
 #include <dnnl.hpp>
 #include <map>
 #include <mutex>
 #include <tuple>
 
 #include "base/check.h"
+#include "base/openmp.h"
 #include "formats/dense_rows.h"
 #include "ops/spmm/epilogue.h"
 #include "ops/spmm/kernel.h"
@@ -59,7 +58,7 @@ class OneDnn {
       stream_.wait();
       // OpenMP's threads would spin for milliseconds beside those of our own pool: the operator
       // after this one took 1933 us instead of 1028 us. Starting them anew costs 45 us.
-      omp_pause_resource_all(omp_pause_soft);
+      stop_openmp_threads();
     } catch (const dnnl::error& e) {
       fail(ErrorKind::kInternal, "spmm: oneDNN failed at {}x{}, N={}: {}", shape.m, shape.k,
            shape.n, e.message);
