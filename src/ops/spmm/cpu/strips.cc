@@ -214,11 +214,12 @@ class StripKernel final : public SpmmKernel {
           .cycles = columns * (n * level_.cycles_per_column + passes / level_.columns_per_load) +
                     2 * n * k + 0.3 * n * m};
     }
-    // Measured with operands in L2: 24 cycles a product with two strips by two token tiles, 27
-    // with one strip; fewer tokens a tile make a product shorter, down to what its loads take.
+    // Measured in whole multiplications of weights from memory: 100 cycles a product with two
+    // strips by two token tiles, 140 with one strip. Alone and from L2 they take 30 and 36
+    // (cpu-gemm.md).
     const double token_tiles = std::ceil(n / 16);
     const double parts = strip::amx_parts(p.activations, p.precision);
-    const double product = spec.block_rows % 32 == 0 || format_ == Format::kDense ? 24 : 27;
+    const double product = spec.block_rows % 32 == 0 || format_ == Format::kDense ? 100 : 140;
     return {.bytes = moved,
             .cycles = columns / 32 * (30 + token_tiles * parts * product) + 0.25 * n * k * parts +
                       0.3 * n * m};
