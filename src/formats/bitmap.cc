@@ -74,7 +74,7 @@ std::byte* write_block(const Bits* panel, std::int64_t panel_rows, std::int64_t 
 template <class Bits>
 void read_block(const std::byte* tile, std::int64_t cols, int first_row, int last_row, Bits* out) {
   using L = TileLayout<Bits>;
-  std::memset(out, 0, static_cast<std::size_t>((last_row - first_row) * cols) * sizeof(Bits));
+  std::fill_n(out, (last_row - first_row) * cols, Bits{0});
   for (std::int64_t column = 0; column < cols; column += L::kTileCols) {
     const std::byte* values = tile + L::kMaskBytes;
     for (int group = 0; group < 16; ++group) {

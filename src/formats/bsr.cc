@@ -99,7 +99,8 @@ void Bsr::read_rows(std::int64_t begin, std::int64_t end, void* out) const {
   const std::size_t element = size_of(dtype_);
   const std::size_t row_bytes = static_cast<std::size_t>(cols_) * element;
   auto* to = static_cast<std::byte*>(out);
-  if (end > begin) std::memset(to, 0, static_cast<std::size_t>(end - begin) * row_bytes);
+  if (end > begin && row_bytes != 0)
+    std::memset(to, 0, static_cast<std::size_t>(end - begin) * row_bytes);
   while (begin < end) {
     const std::int64_t grid_row = begin / block_rows();
     const std::int64_t first = grid_row * block_rows();
