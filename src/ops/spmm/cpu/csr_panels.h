@@ -31,7 +31,7 @@ struct Level {
 };
 
 inline constexpr Level kLevels[] = {
-    {Isa::kAvx512, run_avx512, run_blocks_avx512, 1.0},
+    {Isa::kAvx512, run_avx512, run_blocks_avx512, 1.4},
     {Isa::kAvx2, run_avx2, run_blocks_avx2, 2.2},
     {Isa::kPortable, run_portable, run_blocks_portable, 10.0},
 };
