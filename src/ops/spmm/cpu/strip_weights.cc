@@ -57,7 +57,11 @@ Unit Weights::unit(std::int64_t s, std::int32_t count, std::int64_t k_begin,
   const std::int32_t* row_end = columns_ + row_offsets_[row + 1];
   const std::int32_t* begin = std::lower_bound(row_begin, row_end, k_begin / width_);
   const std::int32_t* end = std::lower_bound(begin, row_end, k_end / width_);
-  return {.values = values_ + (begin - columns_) * block_bytes_ + s % row_strips_ * strip_bytes_,
+  // Without blocks there may be no values at all to point into.
+  const std::byte* values =
+      begin == end ? nullptr
+                   : values_ + (begin - columns_) * block_bytes_ + s % row_strips_ * strip_bytes_;
+  return {.values = values,
           .columns = begin,
           .block_stride = block_bytes_,
           .strip_stride = strip_bytes_,
