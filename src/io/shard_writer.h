@@ -26,7 +26,7 @@ namespace rarefy::io {
 class ShardWriter {
  public:
   static constexpr std::size_t kSmall = std::size_t{16} << 10;  ///< Kept rather than streamed.
-  static constexpr std::size_t kBudget = std::size_t{32} << 20;
+  static constexpr std::size_t kBudget = std::size_t{8} << 20;
 
   /// `room` bounds what header and kept arrays will take once streaming begins, beyond what is kept
   /// by then. Any name in the shard's folder will do for `path`: commit_as gives the final one.
