@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 
 namespace rarefy::planning {
@@ -31,15 +32,18 @@ Score score_of(std::span<const Entry> entries, const PlanRequest& request,
   Score score;
   double sum = 0;
   double weights = 0;
+  double variance = 0;  // Of the sum: a noisy workload of little weight decides little.
   for (const Workload& workload : request.workloads) {
     const Entry* best = best_of(entries, format, workload.n);
     if (best == nullptr) return {.measured = false, .complete = false};
     const double dense = dense_time_us(entries, workload.n);
-    sum += workload.weight * (dense > 0 ? best->candidate.time_us() / dense : 1.0);
+    const double term = workload.weight * (dense > 0 ? best->candidate.time_us() / dense : 1.0);
+    sum += term;
     weights += workload.weight;
-    score.noise = std::max(score.noise, best->candidate.noise);
+    variance += term * best->candidate.noise * term * best->candidate.noise;
     score.measured = score.measured && best->candidate.measured_us > 0;
   }
+  score.noise = sum > 0 ? std::sqrt(variance) / sum : 0.0;
   score.value = weights > 0 ? sum / weights : 1.0;
   return score;
 }

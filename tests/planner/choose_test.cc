@@ -57,6 +57,16 @@ TEST(ChooseFormat, KeepsDenseWithinTheNoise) {
   EXPECT_EQ(choose_format(certain, at({{1, 1.0}})), format::kBitmap);
 }
 
+TEST(ChooseFormat, NoiseCountsByTheWeightOfItsWorkload) {
+  // Twice as fast at decode; prefill was sampled once, which says next to nothing.
+  std::vector<Entry> entries{dense(1, 100, 100), dense(128, 100, 100), bitmap(1, 50, 50, 0.05),
+                             bitmap(128, 90, 100, 1.0)};
+  EXPECT_EQ(choose_format(entries, at({{1, 1.0}, {128, 0.05}})), format::kBitmap);
+  std::vector<Entry> equal{dense(1, 100, 100), dense(128, 100, 100), bitmap(1, 50, 50, 0.05),
+                           bitmap(128, 90, 100, 1.0)};
+  EXPECT_EQ(choose_format(equal, at({{1, 1.0}, {128, 1.0}})), format::kDense);
+}
+
 TEST(ChooseFormat, AnEstimateAloneDoesNotBeatAMeasuredDense) {
   std::vector<Entry> entries{dense(1, 100, 100), bitmap(1, 10)};
   EXPECT_EQ(choose_format(entries, at({{1, 1.0}})), format::kDense);
