@@ -126,13 +126,13 @@ class BitmapAmxPanels final : public SpmmKernel {
 
   [[nodiscard]] SpmmCost cost(const FormatSpec& spec, const PatternStats& pattern,
                               const SpmmProblem& p) const override {
-    // 3.7 cycles a vector of 32 weights; a product takes 100, as with dense tiles. Half of the
+    // 3.7 cycles a vector of 32 weights; a product takes 57, as with dense tiles. Half of the
     // shorter of the two hides behind the other.
     const double tiles =
         std::ceil(static_cast<double>(p.m) / 16) * std::ceil(static_cast<double>(p.k) / kTileK);
     const double passes = std::ceil(static_cast<double>(p.n) / kTokensAtOnce);
     const double parts = strip::amx_parts(p.activations, p.precision);
-    const double products = tiles * std::ceil(static_cast<double>(p.n) / 16) * parts * 100;
+    const double products = tiles * std::ceil(static_cast<double>(p.n) / 16) * parts * 57;
     const double decode = tiles * passes * 16 * 3.7;
     const auto n = static_cast<double>(p.n);
     return {.bytes = passes * estimated_bytes(spec, pattern, p.weight) + activation_bytes(p),

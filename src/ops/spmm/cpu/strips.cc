@@ -215,11 +215,11 @@ class StripKernel final : public SpmmKernel {
                     2 * n * k + 0.3 * n * m};
     }
     // Measured in whole multiplications of weights from memory: 100 cycles a product with two
-    // strips by two token tiles, 140 with one strip. Alone and from L2 they take 30 and 36
+    // strips by two token tiles, 110 with one strip. Alone and from L2 they take 30 and 36
     // (cpu-gemm.md).
     const double token_tiles = std::ceil(n / 16);
     const double parts = strip::amx_parts(p.activations, p.precision);
-    const double product = spec.block_rows % 32 == 0 || format_ == Format::kDense ? 100 : 140;
+    const double product = spec.block_rows % 32 == 0 || format_ == Format::kDense ? 57 : 110;
     return {.bytes = moved,
             .cycles = columns / 32 * (30 + token_tiles * parts * product) + 0.25 * n * k * parts +
                       0.3 * n * m};
