@@ -60,18 +60,6 @@ void convert_all(const From* from, To* to, std::size_t count) {
   for (std::size_t i = 0; i < count; ++i) to[i] = convert<To>(to_float(from[i]));
 }
 
-/// The usual case at the end of an operator, without the branch of `to_bfloat16`, so that compilers
-/// vectorise it: to nearest even, NaN quiet.
-void convert_all(const float* from, BFloat16* to, std::size_t count) {
-  for (std::size_t i = 0; i < count; ++i) {
-    const auto bits = std::bit_cast<std::uint32_t>(from[i]);
-    const std::uint32_t rounded = (bits + 0x7FFFU + ((bits >> 16) & 1U)) >> 16;
-    const std::uint32_t quiet = (bits >> 16) | 0x40U;
-    const bool is_nan = static_cast<std::int32_t>(bits & 0x7FFFFFFFU) > 0x7F800000;
-    to[i].bits = static_cast<std::uint16_t>(is_nan ? quiet : rounded);
-  }
-}
-
 template <class From>
 void convert_from(const From* from, void* to, DType to_dtype, std::size_t count) {
   switch (to_dtype) {
