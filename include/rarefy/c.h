@@ -22,6 +22,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+/* NOLINTBEGIN(readability-identifier-naming): C's own way to spell names */
+
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -249,6 +251,7 @@ typedef struct rarefy_spmm_args {
   int32_t layout;           /* RAREFY_TOKEN_MAJOR or RAREFY_FEATURE_MAJOR */
   int32_t bf16_activations; /* != 0: B may be rounded to bf16 first; 0: f32 keeps at least 16 bits
                                of mantissa. */
+  int32_t reserved;         /* 0 */
 } rarefy_spmm_args;
 
 /* C = act(A*B + bias) + residual with A the M x K matrix, B K x N, C M x N; sums in f32; bitwise
@@ -259,4 +262,6 @@ rarefy_status rarefy_spmm(const rarefy_matrix* matrix, const rarefy_spmm_args* a
 #ifdef __cplusplus
 }
 #endif
+
+/* NOLINTEND(readability-identifier-naming) */
 #endif

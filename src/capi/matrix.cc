@@ -95,6 +95,7 @@ rarefy_status rarefy_spmm(const rarefy_matrix* matrix, const rarefy_spmm_args* a
     capi::require_given(matrix, "matrix");
     capi::require_given(args, "args");
     const rarefy_spmm_args given = capi::read_options(args, "args");
+    require(given.reserved == 0, "args: reserved: expected 0, got {}", given.reserved);
     require(given.n >= 0, "args: n: expected >= 0, got {}", given.n);
     require(given.layout == RAREFY_TOKEN_MAJOR || given.layout == RAREFY_FEATURE_MAJOR,
             "args: layout: expected RAREFY_TOKEN_MAJOR or RAREFY_FEATURE_MAJOR (0 or 1), got {}",

@@ -129,6 +129,7 @@ TEST(CApi, RefusesProductsThatDoNotFit) {
   refused("c_dtype", [](auto& a) { a.c_dtype = -9; });
   refused("activation", [](auto& a) { a.activation = 4; });
   refused("layout", [](auto& a) { a.layout = 2; });
+  refused("reserved", [](auto& a) { a.reserved = 1; });
   refused("b_row_stride", [](auto& a) { a.b_row_stride = 3; });
   refused("c_row_stride", [](auto& a) { a.c_row_stride = 2; });
   refused("overlap", [&](auto& a) { a.c = b.data(); });
