@@ -25,7 +25,8 @@ struct LoadOptions {
   std::vector<Workload> workloads{{1, 1.0}, {128, 0.05}};  ///< What the plans optimise for.
   Precision precision = Precision::kExact;
   std::vector<FormatSpec> formats;  ///< Restricts the search; {format::kDense} loads a dense model.
-  bool measure = true;              ///< false: plans from cache or estimate only.
+  std::vector<std::string> kernels;  ///< Restricts the search to these kernels, by name.
+  bool measure = true;               ///< false: plans from cache or estimate only.
   std::size_t memory_budget =
       std::numeric_limits<std::size_t>::max();  ///< Bytes for all packed weights together.
   Progress* progress = nullptr;

@@ -30,8 +30,10 @@ struct PlanRequest {
   Precision precision = Precision::kExact;
   std::size_t memory_budget =
       std::numeric_limits<std::size_t>::max();  ///< Bytes that the packed weight may take.
-  std::vector<FormatSpec> formats;  ///< Empty: every format of the search space. Otherwise only
-                                    ///< these (dense, in rows or tiles, is always added).
+  std::vector<FormatSpec> formats;   ///< Empty: every format of the search space. Otherwise only
+                                     ///< these (dense, in rows or tiles, is always added).
+  std::vector<std::string> kernels;  ///< Empty: every kernel. Otherwise only these (by name), to
+                                     ///< compare whole models; the weight's N must all be covered.
   int measure_best =
       4;  ///< How many (format, kernel) pairs to measure for each n; 0 trusts the estimate alone.
   double time_budget_s =

@@ -189,12 +189,11 @@ void bench_model(const Flags& flags, const Session& session, const std::string& 
                  OrderedJson& rows) {
   std::vector<Test> tests = tests_of(flags);
   const LoadOptions load = load_options(flags, session);
-  Planner planner = session.make_planner();
   // The first load measures plans; load_s is that of a second one, with the plans at hand, as users
   // meet it every day.
-  Model::load(flags.model.directory, planner, load).reset();
+  session.load_model(flags.model.directory, load).reset();
   const auto start = std::chrono::steady_clock::now();
-  const auto model = Model::load(flags.model.directory, planner, load);
+  const auto model = session.load_model(flags.model.directory, load);
   const double load_s =
       std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   for (Test& test : tests) {

@@ -28,8 +28,7 @@ void run(const Flags& flags, const Session& session) {
   options.kv_dtype = *parse_dtype(flags.kv);
   const Sampler check(options.sampling);  // Bad numbers are refused before a large model is loaded.
   const auto tokenizer = Tokenizer::load(flags.model.directory);
-  Planner planner = session.make_planner();
-  const auto model = Model::load(flags.model.directory, planner, load);
+  const auto model = session.load_model(flags.model.directory, load);
 
   std::signal(SIGINT, on_interrupt);
   std::function<bool(std::string_view)> on_text = [](std::string_view) { return interrupted == 0; };

@@ -25,8 +25,7 @@ void run(const Flags& flags, const Session& session) {
   const std::int64_t context =
       flags.context > 0 ? flags.context : std::min<std::int64_t>(config.max_positions, 2048);
   load.workloads = {{std::min<std::int64_t>(context, 512), 1.0}};
-  Planner planner = session.make_planner();
-  const auto model = Model::load(flags.model.directory, planner, load);
+  const auto model = session.load_model(flags.model.directory, load);
   const Perplexity result =
       perplexity(*model, *tokenizer, text, context, flags.windows, session.progress());
   if (session.json) {

@@ -36,10 +36,9 @@ ModelFacts facts_of(const std::string& directory, const Flags& flags, const Sess
   for (const CheckpointTensor& tensor : checkpoint->tensors())
     facts.file_bytes += static_cast<double>(tensor.bytes);
 
-  Planner planner = session.make_planner();
   LoadOptions load;
   load.progress = &session.progress();
-  const auto model = Model::load(directory, planner, load);
+  const auto model = session.load_model(directory, load);
   facts.parameters = static_cast<double>(model->config().parameters());
   facts.weight_bytes = static_cast<double>(model->weight_bytes());
   facts.dense_bytes = static_cast<double>(model->dense_weight_bytes());

@@ -30,6 +30,12 @@ Planner Session::make_planner(bool freeze) const {
   return Planner(options);
 }
 
+std::unique_ptr<Model> Session::load_model(const std::string& directory,
+                                           const LoadOptions& options) const {
+  Planner planner = make_planner();
+  return Model::load(directory, planner, options);
+}
+
 Progress& Session::progress() const {
   if (quiet || !stderr_is_terminal()) return no_progress();
   static TerminalProgress terminal;
@@ -44,6 +50,10 @@ void ModelFlags::add_to(CLI::App& app) {
   app.add_option("--format", formats,
                  "Only these weight formats: dense, bitmap, csr16, delta8, sell8, bsr16x32, … "
                  "(dense is always tried)")
+      ->delimiter(',')
+      ->type_name("NAME,…");
+  app.add_option("--kernel", kernels,
+                 "Only these kernels, by name, such as dense.onednn; to compare")
       ->delimiter(',')
       ->type_name("NAME,…");
   app.add_option("--activations", activations,
@@ -65,6 +75,11 @@ LoadOptions ModelFlags::load_options(const Session& session) const {
             name);
     options.formats.push_back(*spec);
   }
+  for (const std::string& name : kernels) {
+    require(find_spmm_kernel(name) != nullptr,
+            "--kernel: expected the name of a kernel (rarefy explain lists them), got '{}'", name);
+  }
+  options.kernels = kernels;
   if (activations == "bf16") options.precision = Precision::kBf16;
   if (!memory.empty()) options.memory_budget = parse_bytes(memory, "--memory");
   options.measure = !no_measure;

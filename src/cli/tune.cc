@@ -18,8 +18,7 @@ void run(const Flags& flags, const Session& session) {
   load.workloads.clear();
   // Decode counts as in LoadOptions: the first N has weight 1, each further one 0.05.
   for (std::int64_t n : flags.n) load.workloads.push_back({n, load.workloads.empty() ? 1.0 : 0.05});
-  Planner planner = session.make_planner();
-  const auto model = Model::load(flags.model.directory, planner, load);
+  const auto model = session.load_model(flags.model.directory, load);
   if (session.json) return print_json(plans_as_json(*model));
   std::fputs(plans_as_table(*model).c_str(), stdout);
   std::printf("weights: %s in memory, %s dense\n",

@@ -28,6 +28,10 @@ struct Session {
   /// Applies threads, instruction set and device; called once, before the verb runs.
   void apply() const;
   [[nodiscard]] Planner make_planner(bool freeze = false) const;
+  /// Loads a model with plans of its own planner, which is gone (with its measuring buffers) when
+  /// the model is there.
+  [[nodiscard]] std::unique_ptr<Model> load_model(const std::string& directory,
+                                                  const LoadOptions& options) const;
   /// Draws on stderr when that is a terminal and nobody asked for quiet; otherwise silent.
   [[nodiscard]] Progress& progress() const;
 };
@@ -35,7 +39,7 @@ struct Session {
 /// Options of the verbs that load a model to run it.
 struct ModelFlags {
   std::string directory;
-  std::vector<std::string> formats;
+  std::vector<std::string> formats, kernels;
   std::string activations = "exact";
   std::string memory;
   bool no_measure = false;

@@ -15,6 +15,7 @@ PlanRequest request_of(const LoadOptions& options, std::size_t working_set) {
   request.workloads = options.workloads;
   request.precision = options.precision;
   request.formats = options.formats;
+  request.kernels = options.kernels;
   request.memory_budget = options.memory_budget;
   request.working_set = working_set;
   if (!options.measure) request.measure_best = 0;

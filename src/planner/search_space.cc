@@ -148,6 +148,9 @@ std::vector<Entry> enumerate_candidates(const RowSource& weight, const PatternSt
     for (std::int64_t n : ns) {
       const SpmmProblem problem = problem_for(weight, request, n, threads);
       for (const SpmmKernel* kernel : kernels) {
+        if (!request.kernels.empty() && std::find(request.kernels.begin(), request.kernels.end(),
+                                                  kernel->name()) == request.kernels.end())
+          continue;
         const Support support = kernel->supports(spec, problem);
         if (!support && !same_family(*kernel, spec)) continue;
         Entry entry;
