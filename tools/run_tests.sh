@@ -18,7 +18,7 @@ for program in "$build"/test-bin/*; do
   seconds=$(($(date +%s) - start))
   ok=0 bad=0 skip=0
   if [ -s "$scratch/$name.xml" ]; then
-    count() { sed -n "s/^<testsuites .*[ ]$1=\"\([0-9]*\)\".*/\1/p" "$scratch/$name.xml"; }
+    count() { sed -n "s/^<testsuites.*[ ]$1=\"\([0-9]*\)\".*/\1/p" "$scratch/$name.xml"; }
     bad=$(count failures)
     skip=$(grep -c 'result="skipped"' "$scratch/$name.xml")
     ok=$(($(count tests) - bad - skip))
