@@ -48,23 +48,6 @@ class OurMethod final : public Method {
   std::vector<MatrixPtr> copies_;
 };
 
-std::string family_of(const SpmmKernel& kernel) {
-  return std::string(kernel.name().substr(0, kernel.name().find('.')));
-}
-
-/// Whether another kernel makes this one uninteresting on `format`.
-bool outdone(const SpmmKernel& kernel, const FormatSpec& format, const SpmmProblem& problem) {
-  const std::span<const SpmmKernel* const> kernels = spmm_kernels();
-  return std::any_of(kernels.begin(), kernels.end(), [&](const SpmmKernel* other) {
-    if (other == &kernel || !other->supports(format, problem)) return false;
-    if (family_of(kernel) == "panel") return family_of(*other) != "panel";
-    // "bitmap.portable" beside "bitmap.avx512": the same family, a lower instruction set that is in
-    // the name. Variants of one instruction set ("bitmap.avx512.expand") all stay.
-    return family_of(*other) == family_of(kernel) && other->isa() > kernel.isa() &&
-           (kernel.isa() == Isa::kPortable || kernel.isa() == Isa::kAvx2);
-  });
-}
-
 }  // namespace
 
 std::unique_ptr<Method> our_method(const Problem& problem, const PatternStats& pattern,
@@ -99,7 +82,8 @@ Methods our_methods(const Problem& problem, const PatternStats& pattern,
     }
     for (const SpmmKernel* kernel : spmm_kernels()) {
       if (!kernel->supports(format, spmm_problem(problem))) continue;
-      if (!all && outdone(*kernel, format, spmm_problem(problem))) continue;
+      if (!all && planning::outdone(*kernel, format, spmm_problem(problem), spmm_kernels()))
+        continue;
       try {
         methods.push_back(our_method(problem, pattern, ceilings, format, *kernel));
       } catch (const Error& error) {

@@ -18,8 +18,11 @@ namespace {
 constexpr std::array kKey{"shape",   "n",       "sparsity", "dtype", "activations",
                           "pattern", "threads", "method",   "format"};
 
-double rounded(double value, double unit) {
-  return std::round(value / unit) * unit;
+/// To `digits` decimals; dividing gives the double nearest to the decimal, multiplying by 0.1 would
+/// not.
+double rounded(double value, int digits) {
+  const double scale = std::pow(10.0, digits);
+  return std::round(value * scale) / scale;
 }
 
 using CsvRow = std::map<std::string, std::string>;
@@ -85,18 +88,18 @@ std::vector<std::string> key_of(const CsvRow& row) {
 cli::OrderedJson row_to_json(const Row& row, const Context& context) {
   return {{"method", row.method},
           {"format", row.format},
-          {"median_us", rounded(row.median_us, 0.01)},
-          {"min_us", rounded(row.min_us, 0.01)},
-          {"max_us", rounded(row.max_us, 0.01)},
+          {"median_us", rounded(row.median_us, 2)},
+          {"min_us", rounded(row.min_us, 2)},
+          {"max_us", rounded(row.max_us, 2)},
           {"bytes", row.bytes},
-          {"gb_per_s", rounded(row.gb_per_s, 0.01)},
-          {"speedup_vs_best_dense", rounded(row.speedup_vs_best_dense, 0.001)},
+          {"gb_per_s", rounded(row.gb_per_s, 2)},
+          {"speedup_vs_best_dense", rounded(row.speedup_vs_best_dense, 3)},
           {"max_rel_err", row.max_rel_err},
           {"chosen", row.chosen},
-          {"roofline", rounded(row.roofline, 0.001)},
+          {"roofline", rounded(row.roofline, 3)},
           {"shape", context.shape},
           {"n", context.n},
-          {"sparsity", rounded(context.sparsity, 0.0001)},
+          {"sparsity", rounded(context.sparsity, 4)},
           {"dtype", context.dtype},
           {"activations", context.activations},
           {"pattern", context.pattern},

@@ -27,10 +27,14 @@ bool row_fits(const T* row, std::int64_t cols, int n, int m) {
   return true;
 }
 
-/// A kernel that takes no matrix of this family is not a candidate worth a line: kernels are named
-/// after their format family, up to the first dot.
+/// Kernels are named after their format family, up to the first dot.
+std::string_view family_of(const SpmmKernel& kernel) {
+  return kernel.name().substr(0, kernel.name().find('.'));
+}
+
+/// A kernel that takes no matrix of this family is not a candidate worth a line.
 bool same_family(const SpmmKernel& kernel, const FormatSpec& spec) {
-  const std::string_view family = kernel.name().substr(0, kernel.name().find('.'));
+  const std::string_view family = family_of(kernel);
   switch (spec.format) {
     case Format::kDense:
       return family.starts_with("dense") || family == "panel";
@@ -53,6 +57,18 @@ bool same_family(const SpmmKernel& kernel, const FormatSpec& spec) {
 }
 
 }  // namespace
+
+bool outdone(const SpmmKernel& kernel, const FormatSpec& format, const SpmmProblem& problem,
+             std::span<const SpmmKernel* const> kernels) {
+  return std::any_of(kernels.begin(), kernels.end(), [&](const SpmmKernel* other) {
+    if (other == &kernel || !other->supports(format, problem)) return false;
+    if (family_of(kernel) == "panel") return family_of(*other) != "panel";
+    // "bitmap.portable" beside "bitmap.avx512": the same family, a lower instruction set that is in
+    // the name. Variants of one instruction set ("bitmap.avx512.expand") all stay.
+    return family_of(*other) == family_of(kernel) && other->isa() > kernel.isa() &&
+           (kernel.isa() == Isa::kPortable || kernel.isa() == Isa::kAvx2);
+  });
+}
 
 std::vector<FormatSpec> search_formats(const PlanRequest& request, DType dtype) {
   const int tile_cols = dtype == DType::kF32 ? 16 : 32;
@@ -160,7 +176,9 @@ std::vector<Entry> enumerate_candidates(const RowSource& weight, const PatternSt
                            .n = n,
                            .bytes = bytes,
                            .reason = support.reason};
-        if (support) {
+        if (support && outdone(*kernel, spec, problem, kernels)) {
+          entry.candidate.reason = "a kernel of a higher instruction set does the same";
+        } else if (support) {
           const SpmmCost cost = kernel->cost(spec, pattern, problem);
           entry.candidate.estimate_us = estimate_us(floors_of(cost, ceilings, threads, from_cache));
         }

@@ -42,4 +42,10 @@ std::vector<Entry> enumerate_candidates(const RowSource& weight, const PatternSt
                                         std::span<const SpmmKernel* const> kernels,
                                         const MachineCeilings& ceilings, int threads);
 
+/// Whether another kernel makes this one uninteresting on `format`: the same family at a higher
+/// instruction set, or anything beside the generic panels. Such a kernel would take a place among
+/// the measured ones and win only by noise.
+bool outdone(const SpmmKernel& kernel, const FormatSpec& format, const SpmmProblem& problem,
+             std::span<const SpmmKernel* const> kernels);
+
 }  // namespace rarefy::planning
