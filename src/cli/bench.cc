@@ -2,6 +2,7 @@
 // single operators.
 #include <sys/resource.h>
 
+#include <array>
 #include <chrono>
 #include <cmath>
 #include <cstdio>
@@ -10,6 +11,7 @@
 
 #include "base/check.h"
 #include "cli/bench_ops.h"
+#include "cli/bench_ops_rows.h"
 #include "cli/terminal.h"
 #include "cli/verb.h"
 #include "cli/version.h"
@@ -27,7 +29,8 @@ struct Flags {
   int repetitions = 5;
   std::int64_t batch = 512;
   std::string output = "md";
-  std::string random, workdir;
+  std::string random, workdir, save;
+  bool save_given = false;
   std::vector<double> sparsities{0.0};
 };
 
@@ -86,6 +89,12 @@ std::string utc_now() {
   return text;
 }
 
+std::string joined(const std::vector<std::string>& words) {
+  std::string text;
+  for (const std::string& word : words) text += (text.empty() ? "" : " ") + word;
+  return text.empty() ? "any" : text;
+}
+
 OrderedJson as_json(const Test& test, const Model& model, const Flags& flags,
                     const std::string& name, double load_s) {
   std::vector<double> ns;
@@ -125,6 +134,7 @@ OrderedJson as_json(const Test& test, const Model& model, const Flags& flags,
           {"samples_ns", ns},
           {"samples_ts", rates},
           {"activations", precision},
+          {"kernels", joined(flags.model.kernels)},
           {"dense_size", model.dense_weight_bytes()},
           {"peak_rss", peak_resident_bytes()},
           {"load_s", load_s}};
@@ -241,6 +251,18 @@ class TemporaryModel {
   std::filesystem::path directory_;
 };
 
+/// Keeps the rows beside those of `bench ops`, without the single samples.
+void save_models(const Flags& flags, OrderedJson rows) {
+  constexpr std::array kKey{"model_filename", "activations", "kernels",
+                            "n_threads",      "n_prompt",    "n_gen"};
+  for (OrderedJson& row : rows) {
+    row.erase("samples_ns");
+    row.erase("samples_ts");
+  }
+  const std::filesystem::path root = flags.save.empty() ? "bench/results" : flags.save;
+  bench::save_rows(root / bench::device_name() / "models.csv", rows, kKey);
+}
+
 void run(const Flags& flags, const Session& session) {
   OrderedJson rows = OrderedJson::array();
   if (flags.random.empty()) {
@@ -255,6 +277,7 @@ void run(const Flags& flags, const Session& session) {
       bench_model(one, session, name, rows);
     }
   }
+  if (flags.save_given) save_models(flags, rows);
   if (session.json || flags.output == "json") return print_json(rows);
   if (flags.output == "jsonl") {
     for (const OrderedJson& row : rows) std::printf("%s\n", row.dump().c_str());
@@ -306,6 +329,10 @@ void add_bench(CLI::App& app, Session& session) {
           "--workdir", flags->workdir,
           "With --random: where its checkpoint lies meanwhile (default: the temporary folder)")
       ->type_name("DIR");
+  verb->add_option("--save", flags->save,
+                   "Merge the rows into DIR/<device>/models.csv (default DIR: bench/results)")
+      ->expected(0, 1)
+      ->type_name("[DIR]");
   verb->footer(
       "Examples:\n  rarefy bench -m my-model-thin -p 512 -n 128 -r 5\n  rarefy bench --random 1b "
       "--sparsity 0,0.7 -p 0 -n 32\n  rarefy bench ops --shape "
@@ -314,6 +341,7 @@ void add_bench(CLI::App& app, Session& session) {
   verb->require_subcommand(0, 1);
   verb->callback([verb, flags, &session] {
     if (!verb->get_subcommands().empty()) return;
+    flags->save_given = verb->get_option("--save")->count() > 0;
     require(flags->model.directory.empty() != flags->random.empty(),
             "-m: expected a model folder, or --random SHAPE, or `rarefy bench ops`");
     run(*flags, session);

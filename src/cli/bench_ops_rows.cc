@@ -14,10 +14,6 @@
 namespace rarefy::bench {
 namespace {
 
-/// Columns that say which measurement a row is; a new one of the same replaces it.
-constexpr std::array kKey{"shape",   "n",       "sparsity", "dtype", "activations",
-                          "pattern", "threads", "method",   "format"};
-
 /// To `digits` decimals; dividing gives the double nearest to the decimal, multiplying by 0.1 would
 /// not.
 double rounded(double value, int digits) {
@@ -74,9 +70,9 @@ std::string cell(const cli::OrderedJson& value) {
   return text;
 }
 
-std::vector<std::string> key_of(const CsvRow& row) {
+std::vector<std::string> key_of(const CsvRow& row, std::span<const char* const> columns) {
   std::vector<std::string> key;
-  for (const char* column : kKey) {
+  for (const char* column : columns) {
     const auto found = row.find(column);
     key.push_back(found != row.end() ? found->second : "");
   }
@@ -108,7 +104,8 @@ cli::OrderedJson row_to_json(const Row& row, const Context& context) {
           {"commit", context.commit}};
 }
 
-void save_rows(const std::filesystem::path& file, const cli::OrderedJson& rows) {
+void save_rows(const std::filesystem::path& file, const cli::OrderedJson& rows,
+               std::span<const char* const> key) {
   if (rows.empty()) return;
   std::vector<std::string> header;
   for (const auto& [name, value] : rows[0].items()) header.push_back(name);
@@ -117,11 +114,11 @@ void save_rows(const std::filesystem::path& file, const cli::OrderedJson& rows) 
   for (const cli::OrderedJson& row : rows) {
     CsvRow cells;
     for (const auto& [name, value] : row.items()) cells[name] = cell(value);
-    fresh[key_of(cells)] = cells;
+    fresh[key_of(cells, key)] = cells;
     added.push_back(std::move(cells));
   }
   std::vector<CsvRow> all = read_csv(file);
-  std::erase_if(all, [&](const CsvRow& old) { return fresh.contains(key_of(old)); });
+  std::erase_if(all, [&](const CsvRow& old) { return fresh.contains(key_of(old, key)); });
   all.insert(all.end(), added.begin(), added.end());
 
   std::string text = fmt::format("{}\n", fmt::join(header, ","));

@@ -1,7 +1,9 @@
 // Rows of an operator benchmark as JSON, tables and CSV files that keep the latest of each problem.
 #pragma once
 
+#include <array>
 #include <filesystem>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -23,10 +25,15 @@ struct Context {
 /// The contract's keys, then the context's.
 cli::OrderedJson row_to_json(const Row& row, const Context& context);
 
-/// Merges rows into the CSV file: a row of the same problem, method and format is replaced, others
-/// stay. A new header rewrites the file with what both have in common. Written through a temporary
-/// file. Throws `Error` (kIo, kCorrupt).
-void save_rows(const std::filesystem::path& file, const cli::OrderedJson& rows);
+/// Columns that say which measurement of an operator a row is.
+inline constexpr std::array kOpsKey{"shape",   "n",       "sparsity", "dtype", "activations",
+                                    "pattern", "threads", "method",   "format"};
+
+/// Merges rows into the CSV file: a row with the same cells in the columns of `key` is replaced,
+/// others stay. A new header rewrites the file with what both have in common. Written through a
+/// temporary file. Throws `Error` (kIo, kCorrupt).
+void save_rows(const std::filesystem::path& file, const cli::OrderedJson& rows,
+               std::span<const char* const> key = kOpsKey);
 
 /// "intel-r-xeon-r-processor-2c": the folder of this machine below bench/results.
 std::string device_name();
