@@ -174,11 +174,13 @@ void print_csv(const OrderedJson& rows) {
   std::fputs(table.csv().c_str(), stdout);
 }
 
+/// Unless told otherwise, plans fit what is measured: single tokens first, then the first prompt.
 LoadOptions load_options(const Flags& flags, const Session& session) {
   LoadOptions options = flags.model.load_options(session);
-  options.workloads = {{1, 1.0}};
+  if (!flags.model.plan_for.empty()) return options;
   const std::int64_t prompt = flags.prompt.empty() ? 0 : flags.prompt.front();
-  if (prompt > 1) options.workloads.push_back({std::min(flags.batch, prompt), 0.05});
+  options.workloads =
+      prompt > 1 ? workloads_for({1, std::min(flags.batch, prompt)}) : workloads_for({1});
   return options;
 }
 

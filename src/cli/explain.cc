@@ -39,9 +39,7 @@ void run(const Flags& flags, const Session& session) {
   const std::vector<std::string> names = matching_weights(*checkpoint, flags.weight);
   Planner planner = session.make_planner();
   PlanRequest request;
-  request.workloads.clear();
-  for (std::int64_t n : flags.n)
-    request.workloads.push_back({n, request.workloads.empty() ? 1.0 : 0.05});
+  request.workloads = workloads_for(flags.n);
   if (flags.activations == "bf16") request.precision = Precision::kBf16;
 
   const MachineCeilings& ceilings = planner.ceilings();
@@ -87,7 +85,7 @@ void add_explain(CLI::App& app, Session& session) {
   verb->add_option("-w,--weight", flags->weight, "Name of a weight, or a part of it")
       ->required()
       ->type_name("NAME");
-  verb->add_option("--n", flags->n, "Columns to plan for; the first counts most")
+  verb->add_option("--plan-for", flags->n, "Tokens at once to plan for; the first counts most")
       ->delimiter(',')
       ->check(CLI::PositiveNumber)
       ->type_name("N,…");

@@ -24,7 +24,7 @@ void run(const Flags& flags, const Session& session) {
   const ModelConfig config = ModelConfig::load(flags.model.directory);
   const std::int64_t context =
       flags.context > 0 ? flags.context : std::min<std::int64_t>(config.max_positions, 2048);
-  load.workloads = {{std::min<std::int64_t>(context, 512), 1.0}};
+  if (flags.model.plan_for.empty()) load.workloads = {{std::min<std::int64_t>(context, 512), 1.0}};
   const auto model = session.load_model(flags.model.directory, load);
   const Perplexity result =
       perplexity(*model, *tokenizer, text, context, flags.windows, session.progress());

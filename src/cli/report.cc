@@ -81,14 +81,20 @@ OrderedJson rows_of(const std::vector<std::string>& files) {
   return rows;
 }
 
+/// A chart that stands alone has no page behind it that would choose its colours.
+std::string standalone(const Chart& chart) {
+  std::string svg = chart_svg(chart);
+  return svg.insert(std::string_view("<svg").size(), " style=\"background:#fff;color:#111\"");
+}
+
 /// The charts as files of their own, for documents.
 void write_charts(const std::filesystem::path& folder, const ReportFacts& facts) {
   std::filesystem::create_directories(folder);
   if (!facts.text_name.empty())
-    write_file(folder / "quality.svg", chart_svg(quality_chart(facts.models)));
+    write_file(folder / "quality.svg", standalone(quality_chart(facts.models)));
   if (facts.ops.empty()) return;
-  write_file(folder / "speed.svg", chart_svg(speed_chart(facts.ops)));
-  write_file(folder / "roofline.svg", chart_svg(roofline_chart(facts.ops, facts.ceilings)));
+  write_file(folder / "speed.svg", standalone(speed_chart(facts.ops)));
+  write_file(folder / "roofline.svg", standalone(roofline_chart(facts.ops, facts.ceilings)));
 }
 
 void run(const Flags& flags, const Session& session) {

@@ -60,6 +60,11 @@ void ModelFlags::add_to(CLI::App& app) {
                  "exact: keep f32 activations; bf16: round them, faster at many tokens")
       ->check(CLI::IsMember({"exact", "bf16"}))
       ->capture_default_str();
+  app.add_option("--plan-for", plan_for,
+                 "Tokens at once that plans are made for; the first counts most (generation is 1)")
+      ->delimiter(',')
+      ->check(CLI::PositiveNumber)
+      ->type_name("N,…");
   app.add_option("--memory", memory, "Budget for all packed weights, such as 4GiB")
       ->type_name("SIZE");
   app.add_flag("--no-measure", no_measure, "Take cached plans or the estimate; measure nothing");
@@ -82,9 +87,16 @@ LoadOptions ModelFlags::load_options(const Session& session) const {
   options.kernels = kernels;
   if (activations == "bf16") options.precision = Precision::kBf16;
   if (!memory.empty()) options.memory_budget = parse_bytes(memory, "--memory");
+  if (!plan_for.empty()) options.workloads = workloads_for(plan_for);
   options.measure = !no_measure;
   options.progress = &session.progress();
   return options;
+}
+
+std::vector<Workload> workloads_for(const std::vector<std::int64_t>& tokens) {
+  std::vector<Workload> workloads;
+  for (std::int64_t n : tokens) workloads.push_back({n, workloads.empty() ? 1.0 : 0.05});
+  return workloads;
 }
 
 void require_path(const std::string& path, const char* flag) {

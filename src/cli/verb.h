@@ -42,11 +42,17 @@ struct ModelFlags {
   std::vector<std::string> formats, kernels;
   std::string activations = "exact";
   std::string memory;
+  std::vector<std::int64_t>
+      plan_for;  ///< Tokens at once, the first counting most; empty: the verb's own.
   bool no_measure = false;
 
   void add_to(CLI::App& app);
   [[nodiscard]] LoadOptions load_options(const Session& session) const;
 };
+
+/// Plans for `tokens` at once: the first has weight 1, each further one 0.05, as decode is to
+/// prefill.
+std::vector<Workload> workloads_for(const std::vector<std::int64_t>& tokens);
 
 /// Checks that a folder or file exists, in Rarefy's words.
 void require_path(const std::string& path, const char* flag);
