@@ -62,7 +62,8 @@ void convert_model(const Flags& flags, const Session& session) {
   session.progress().update("convert", total, total, "");
   double bytes = 0;
   double dense = 0;
-  for (const CheckpointTensor& tensor : Checkpoint::open(flags.out)->tensors()) {
+  const auto written = Checkpoint::open(flags.out);
+  for (const CheckpointTensor& tensor : written->tensors()) {
     bytes += static_cast<double>(tensor.bytes);
     dense += static_cast<double>(tensor.dense_bytes);
   }

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <limits>
 
 #include "cli/terminal.h"
@@ -13,6 +14,13 @@ std::string range_of(const PlanStep& step) {
   if (step.n_max == std::numeric_limits<std::int64_t>::max()) return fmt::format("{}+", step.n_min);
   return step.n_min == step.n_max ? fmt::format("{}", step.n_min)
                                   : fmt::format("{}-{}", step.n_min, step.n_max);
+}
+
+/// Whether a candidate was measured at an N of this step: the others are bisected from estimates.
+bool was_measured(const Plan& plan, const PlanStep& step) {
+  return std::any_of(plan.candidates.begin(), plan.candidates.end(), [&](const Candidate& c) {
+    return c.measured_us > 0 && c.n >= step.n_min && c.n <= step.n_max;
+  });
 }
 
 std::string time_or_dash(double us) {
@@ -70,7 +78,11 @@ std::string plans_as_table(const Model& model) {
     const Plan& plan = weight.linear->plan();
     const Matrix& matrix = weight.linear->matrix();
     bool first = true;
+    const bool any_measured =
+        std::any_of(plan.steps.begin(), plan.steps.end(),
+                    [&](const PlanStep& step) { return was_measured(plan, step); });
     for (const PlanStep& step : plan.steps) {
+      if (any_measured && !was_measured(plan, step)) continue;
       std::vector<std::string> row{
           first ? weight.name : "",
           first ? fmt::format("{}x{}", matrix.rows(), matrix.cols()) : "",

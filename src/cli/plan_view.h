@@ -14,6 +14,7 @@ OrderedJson plans_as_json(const Model& model);
 /// The candidates of one plan, each with its fate.
 OrderedJson candidates_as_json(const Plan& plan);
 
+/// The steps whose N was measured; all of them where nothing was.
 std::string plans_as_table(const Model& model);
 std::string candidates_as_table(const Plan& plan);
 

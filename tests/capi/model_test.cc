@@ -41,7 +41,8 @@ TEST(CApiModel, DescribesTinyLm) {
 
 TEST(CApiModel, GeneratesTheReferenceTexts) {
   const ModelHandle model;
-  for (const Json& one : reference().at("reference")) {
+  const Json document = reference();
+  for (const Json& one : document.at("reference")) {
     const auto prompt = one.at("prompt").get<std::string>();
     const auto prompt_tokens = one.at("input_ids").size();
     rarefy_generate_options options = {sizeof(options)};
