@@ -167,6 +167,7 @@ void print_csv(const OrderedJson& rows) {
   Table table(header);
   for (const OrderedJson& row : rows) {
     std::vector<std::string> cells;
+    cells.reserve(header.size());
     for (const std::string& key : header)
       cells.push_back(row[key].is_string() ? row[key].get<std::string>() : row[key].dump());
     table.add(cells);

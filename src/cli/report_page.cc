@@ -69,7 +69,7 @@ std::string plan_section(const ModelFacts& model) {
   std::vector<Bar> bars;
   for (const auto& [format, count] : model.formats)
     bars.push_back({format, static_cast<double>(count), std::to_string(count) + " weights",
-                    format != "dense"});
+                    !format.starts_with("dense")});
   return section("Kernels chosen for " + model.name,
                  figure(bars_svg("Formats chosen", bars),
                         "Each weight got the format and kernel that was fastest for it on this "

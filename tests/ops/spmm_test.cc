@@ -19,6 +19,13 @@
 namespace rarefy {
 namespace {
 
+/// Races do not hide in sizes: under ThreadSanitizer, twenty times slower, fewer do.
+#ifdef __SANITIZE_THREAD__
+constexpr std::int64_t kTokenCounts[] = {1, 3, 17};
+#else
+constexpr std::int64_t kTokenCounts[] = {1, 2, 3, 7, 16, 17, 33, 128};
+#endif
+
 using testing::all_specs;
 using testing::make_weights;
 using testing::Pattern;
@@ -210,7 +217,7 @@ std::vector<Case> make_cases() {
   std::vector<Case> cases;
   unsigned i = 0;
   for (const WeightCase& weight : weights) {
-    for (const std::int64_t n : {1, 2, 3, 7, 16, 17, 33, 128}) {
+    for (const std::int64_t n : kTokenCounts) {
       if (n == 128 && weight.rows * weight.cols > 8192) continue;  // Keeps the reference quick.
       for (const DType dtype : kDTypes) {
         Case c;
