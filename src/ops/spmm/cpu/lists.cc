@@ -102,7 +102,7 @@ class ListsKernel final : public SpmmKernel {
 
   [[nodiscard]] SpmmCost cost(const FormatSpec& spec, const PatternStats& pattern,
                               const SpmmProblem& p) const override {
-    // Clearing, reading masks: measured a third of a cycle a position; 5 to scatter a value and
+    // Clearing, reading masks: an estimated third of a cycle a position; 5 to scatter a value and
     // collect it again.
     const auto nnz = static_cast<double>(pattern.nnz);
     const double positions = static_cast<double>(p.m) * static_cast<double>(p.k);

@@ -27,7 +27,7 @@ struct Level {
   const char* name;
   Isa isa;
   const PanelInners* inners;
-  double decode_cycles;    ///< A position of a panel: clearing, widening; measured.
+  double decode_cycles;    ///< A position of a panel: clearing, widening; counted, not timed.
   double scatter_cycles;   ///< A nonzero put in its place.
   double multiply_cycles;  ///< A position times a token.
 };

@@ -21,8 +21,9 @@ struct TokenTiles {
 };
 
 /// Bytes to ask of Scratch for something that is read again and again from L2: from 256 KiB on as
-/// much as makes Buffer take huge pages. With 4 KiB pages, placed at random, a range of a megabyte
-/// loses many of its lines to others of the same set (dense 16×32, N = 128: 6.8 against 11.7 ms).
+/// much as makes Buffer take huge pages, so that a range of a megabyte does not lose lines to
+/// others of the same set as 4 KiB pages placed at random do. Alone it made no difference that we
+/// measured.
 std::size_t huge_page_bytes(std::size_t bytes);
 
 /// The part of a multiplication that makes tokens [begin, end).
