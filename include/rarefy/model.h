@@ -117,7 +117,7 @@ class LayerStream {
   void release(const std::string& name);
   /// Replaces a weight of the loaded layer (M×K, any dtype), so that later tensors see the pruned
   /// model.
-  void replace(const std::string& name, std::shared_ptr<const RowSource> weight);
+  void replace(const std::string& name, const std::shared_ptr<const RowSource>& weight);
   /// Runs one sequence of T tokens in place through the loaded layer; `hook` sees the input of
   /// every linear weight.
   void forward(MatrixRef hidden, const LinearHook& hook);

@@ -109,7 +109,7 @@ void LayerStream::release(const std::string& name) {
   impl_->layer.projections[impl_->place_of(name)].linear = {};
 }
 
-void LayerStream::replace(const std::string& name, std::shared_ptr<const RowSource> weight) {
+void LayerStream::replace(const std::string& name, const std::shared_ptr<const RowSource>& weight) {
   const std::size_t place = impl_->place_of(name);
   const model::ProjectionShape shape = model::projection_shapes(impl_->config)[place];
   require(weight != nullptr && weight->rows() == shape.rows && weight->cols() == shape.cols,

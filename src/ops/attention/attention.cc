@@ -22,7 +22,6 @@ std::size_t scratch_floats(std::int64_t rows, std::int64_t head_dim) {
 namespace {
 
 using attention_kernels::Block;
-using attention_kernels::kKeyBlock;
 using attention_kernels::KvType;
 
 /// Rows (tokens × heads of a group) that one item of work carries: enough to pay for packing the

@@ -99,14 +99,14 @@ inline float largest(Vec a) {
 
 /// rows[i] lane j ↔ rows[j] lane i.
 inline void transpose(Vec (&rows)[kLanes]) {
-  const Float4 a = __builtin_shuffle(rows[0].v, rows[1].v, Int4{0, 4, 1, 5});
-  const Float4 b = __builtin_shuffle(rows[0].v, rows[1].v, Int4{2, 6, 3, 7});
-  const Float4 c = __builtin_shuffle(rows[2].v, rows[3].v, Int4{0, 4, 1, 5});
-  const Float4 d = __builtin_shuffle(rows[2].v, rows[3].v, Int4{2, 6, 3, 7});
-  rows[0].v = __builtin_shuffle(a, c, Int4{0, 1, 4, 5});
-  rows[1].v = __builtin_shuffle(a, c, Int4{2, 3, 6, 7});
-  rows[2].v = __builtin_shuffle(b, d, Int4{0, 1, 4, 5});
-  rows[3].v = __builtin_shuffle(b, d, Int4{2, 3, 6, 7});
+  const Float4 a = __builtin_shufflevector(rows[0].v, rows[1].v, 0, 4, 1, 5);
+  const Float4 b = __builtin_shufflevector(rows[0].v, rows[1].v, 2, 6, 3, 7);
+  const Float4 c = __builtin_shufflevector(rows[2].v, rows[3].v, 0, 4, 1, 5);
+  const Float4 d = __builtin_shufflevector(rows[2].v, rows[3].v, 2, 6, 3, 7);
+  rows[0].v = __builtin_shufflevector(a, c, 0, 1, 4, 5);
+  rows[1].v = __builtin_shufflevector(a, c, 2, 3, 6, 7);
+  rows[2].v = __builtin_shufflevector(b, d, 0, 1, 4, 5);
+  rows[3].v = __builtin_shufflevector(b, d, 2, 3, 6, 7);
 }
 
 }  // namespace
