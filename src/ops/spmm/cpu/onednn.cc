@@ -38,7 +38,7 @@ class OneDnn {
     std::int64_t n, k, m, x_stride, w_stride, y_stride;
     DType dtype;
     int threads;
-    auto operator<=>(const Shape&) const = default;
+    auto operator<=>(const Shape&) const = default;  // NOLINT(modernize-use-nullptr): misread
   };
 
   /// Y[n,m] = X[n,k] · W[m,k]ᵀ in f32.
