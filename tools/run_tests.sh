@@ -2,7 +2,9 @@
 # Runs every test program of a build folder and ends with one line: how many tests passed, failed and were skipped.
 # A program that crashes counts as one failed test more.
 set -u
-build=${1:?usage: run_tests.sh BUILD_DIR}
+build=${1:?usage: run_tests.sh BUILD_DIR [PROGRAM ...]}
+shift
+only=" $* "
 # Tests leave the user's plan cache alone.
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
@@ -12,6 +14,7 @@ passed=0 failed=0 skipped=0
 for program in "$build"/test-bin/*; do
   [ -x "$program" ] || continue
   name=$(basename "$program")
+  case "$only" in "  " | *" $name "*) ;; *) continue ;; esac
   start=$(date +%s)
   "$program" --gtest_brief=1 --gtest_output="xml:$scratch/$name.xml" >"$scratch/$name.log" 2>&1
   status=$?

@@ -95,6 +95,7 @@ LoadOptions ModelFlags::load_options(const Session& session) const {
 
 std::vector<Workload> workloads_for(const std::vector<std::int64_t>& tokens) {
   std::vector<Workload> workloads;
+  workloads.reserve(tokens.size());
   for (std::int64_t n : tokens) workloads.push_back({n, workloads.empty() ? 1.0 : 0.05});
   return workloads;
 }
