@@ -1,5 +1,6 @@
 // rarefy bench: tokens a second of a whole model, in llama-bench's conventions; `bench ops` times
 // single operators.
+#include <fmt/format.h>
 #include <sys/resource.h>
 
 #include <array>
@@ -89,12 +90,6 @@ std::string utc_now() {
   return text;
 }
 
-std::string joined(const std::vector<std::string>& words) {
-  std::string text;
-  for (const std::string& word : words) text += (text.empty() ? "" : " ") + word;
-  return text.empty() ? "any" : text;
-}
-
 OrderedJson as_json(const Test& test, const Model& model, const Flags& flags,
                     const std::string& name, double load_s) {
   std::vector<double> ns;
@@ -105,6 +100,7 @@ OrderedJson as_json(const Test& test, const Model& model, const Flags& flags,
   }
   const auto [avg_ns, dev_ns] = mean_and_deviation(ns);
   const auto [avg_ts, dev_ts] = mean_and_deviation(rates);
+  const std::vector<std::string>& kernels = flags.model.kernels;
   const std::string precision = flags.model.activations == "bf16" ? "bf16" : "f32";
   return {{"build_commit", commit()},
           {"build_number", 0},
@@ -134,7 +130,7 @@ OrderedJson as_json(const Test& test, const Model& model, const Flags& flags,
           {"samples_ns", ns},
           {"samples_ts", rates},
           {"activations", precision},
-          {"kernels", joined(flags.model.kernels)},
+          {"kernels", kernels.empty() ? "any" : fmt::format("{}", fmt::join(kernels, " "))},
           {"dense_size", model.dense_weight_bytes()},
           {"peak_rss", peak_resident_bytes()},
           {"load_s", load_s}};
@@ -156,23 +152,6 @@ void print_table(const OrderedJson& rows, bool markdown) {
                std::to_string(row["n_threads"].get<int>()), test, rate});
   }
   std::fputs(markdown ? table.markdown().c_str() : table.text().c_str(), stdout);
-}
-
-void print_csv(const OrderedJson& rows) {
-  if (rows.empty()) return;
-  std::vector<std::string> header;
-  for (const auto& [key, value] : rows[0].items()) {
-    if (!value.is_array()) header.push_back(key);
-  }
-  Table table(header);
-  for (const OrderedJson& row : rows) {
-    std::vector<std::string> cells;
-    cells.reserve(header.size());
-    for (const std::string& key : header)
-      cells.push_back(row[key].is_string() ? row[key].get<std::string>() : row[key].dump());
-    table.add(cells);
-  }
-  std::fputs(table.csv().c_str(), stdout);
 }
 
 /// Unless told otherwise, plans fit what is measured: single tokens first, then the first prompt.

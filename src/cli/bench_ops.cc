@@ -93,21 +93,6 @@ void print_problem(const bench::Result& result, const bench::Context& context, b
   std::fflush(stdout);
 }
 
-void print_csv(const OrderedJson& rows) {
-  if (rows.empty()) return;
-  std::vector<std::string> header;
-  for (const auto& [key, value] : rows[0].items()) header.push_back(key);
-  Table table(header);
-  for (const OrderedJson& row : rows) {
-    std::vector<std::string> cells;
-    cells.reserve(header.size());
-    for (const std::string& key : header)
-      cells.push_back(row[key].is_string() ? row[key].get<std::string>() : row[key].dump());
-    table.add(cells);
-  }
-  std::fputs(table.csv().c_str(), stdout);
-}
-
 /// A file brings its own shape and sparsity: it counts once, whatever lists were given.
 struct Case {
   std::string pattern;

@@ -1,5 +1,7 @@
 // rarefy completion: a script that completes verbs and options in bash, zsh or fish, made from the
 // options themselves.
+#include <fmt/format.h>
+
 #include <cstdio>
 
 #include "cli/verb.h"
@@ -7,29 +9,24 @@
 namespace rarefy::cli {
 namespace {
 
-std::vector<std::string> options_of(const CLI::App& app) {
+/// Every spelling of every option, between spaces.
+std::string options_of(const CLI::App& app) {
   std::vector<std::string> names;
   for (const CLI::Option* option : app.get_options()) {
     for (const std::string& name : option->get_snames()) names.push_back("-" + name);
     for (const std::string& name : option->get_lnames()) names.push_back("--" + name);
   }
-  return names;
-}
-
-std::string joined(const std::vector<std::string>& words) {
-  std::string text;
-  for (const std::string& word : words) text += (text.empty() ? "" : " ") + word;
-  return text;
+  return fmt::format("{}", fmt::join(names, " "));
 }
 
 std::string bash_script(const CLI::App& app) {
   std::string verbs;
   std::string cases;
-  const std::string common = joined(options_of(app));
+  const std::string common = options_of(app);
   for (const CLI::App* verb : app.get_subcommands([](const CLI::App*) { return true; })) {
     verbs += (verbs.empty() ? "" : " ") + verb->get_name();
-    cases += "    " + verb->get_name() + ") words=\"" + joined(options_of(*verb)) + " " + common +
-             "\" ;;\n";
+    cases +=
+        "    " + verb->get_name() + ") words=\"" + options_of(*verb) + " " + common + "\" ;;\n";
   }
   return "_rarefy() {\n"
          "  local current=\"${COMP_WORDS[COMP_CWORD]}\" words\n"

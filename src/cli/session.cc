@@ -128,4 +128,21 @@ void print_json(const OrderedJson& document) {
   std::printf("%s\n", text.c_str());
 }
 
+void print_csv(const OrderedJson& rows) {
+  if (rows.empty()) return;
+  std::vector<std::string> header;
+  for (const auto& [key, value] : rows[0].items()) {
+    if (!value.is_array()) header.push_back(key);
+  }
+  Table table(header);
+  for (const OrderedJson& row : rows) {
+    std::vector<std::string> cells;
+    cells.reserve(header.size());
+    for (const std::string& key : header)
+      cells.push_back(row[key].is_string() ? row[key].get<std::string>() : row[key].dump());
+    table.add(cells);
+  }
+  std::fputs(table.csv().c_str(), stdout);
+}
+
 }  // namespace rarefy::cli

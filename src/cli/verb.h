@@ -63,6 +63,9 @@ std::size_t parse_bytes(const std::string& text, const char* flag);
 /// The one JSON document of a verb, on stdout.
 void print_json(const OrderedJson& document);
 
+/// Rows of the same keys as a CSV table on stdout; lists within rows are left out.
+void print_csv(const OrderedJson& rows);
+
 void add_inspect(CLI::App& app, Session& session);
 void add_prune(CLI::App& app, Session& session);
 void add_tune(CLI::App& app, Session& session);
