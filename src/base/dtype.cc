@@ -7,6 +7,8 @@
 #include <iterator>
 
 #include "base/check.h"
+#include "base/convert_avx2.h"
+#include "rarefy/cpu.h"
 
 namespace rarefy {
 namespace {
@@ -58,6 +60,21 @@ static_assert(rows_are_in_enum_order());
 template <class From, class To>
 void convert_all(const From* from, To* to, std::size_t count) {
   for (std::size_t i = 0; i < count; ++i) to[i] = convert<To>(to_float(from[i]));
+}
+
+/// How many leading elements a vector unit converted.
+std::size_t convert_vectors(const void* from, DType from_dtype, void* to, DType to_dtype,
+                            std::size_t count) {
+  if (active_isa() < Isa::kAvx2) return 0;
+  if (from_dtype == DType::kF32) {
+    const auto* floats = static_cast<const float*>(from);
+    auto* out = static_cast<std::uint16_t*>(to);
+    if (to_dtype == DType::kBF16) return to_bf16_avx2(floats, out, count);
+    if (to_dtype == DType::kF16) return to_f16_avx2(floats, out, count);
+  }
+  if (from_dtype == DType::kF16 && to_dtype == DType::kF32)
+    return from_f16_avx2(static_cast<const std::uint16_t*>(from), static_cast<float*>(to), count);
+  return 0;
 }
 
 template <class From>
@@ -128,7 +145,10 @@ float to_float(Float16 x) {
     const float magnitude = std::ldexp(static_cast<float>(mantissa), -24);
     return sign != 0 ? -magnitude : magnitude;
   }
-  if (exponent == 31) return std::bit_cast<float>(sign | 0x7F800000U | (mantissa << 13));
+  if (exponent == 31) {  // A NaN becomes quiet, as vcvtph2ps has it.
+    const std::uint32_t quiet = mantissa != 0 ? 0x400000U : 0U;
+    return std::bit_cast<float>(sign | 0x7F800000U | quiet | (mantissa << 13));
+  }
   return std::bit_cast<float>(sign | ((exponent + 112) << 23) | (mantissa << 13));
 }
 
@@ -163,6 +183,11 @@ void convert_elements(const void* from, DType from_dtype, void* to, DType to_dty
   if (from_dtype == to_dtype) {
     if (count != 0) std::memmove(to, from, count * size_of(from_dtype));
     return;
+  }
+  if (const std::size_t done = convert_vectors(from, from_dtype, to, to_dtype, count); done != 0) {
+    from = static_cast<const std::byte*>(from) + done * size_of(from_dtype);
+    to = static_cast<std::byte*>(to) + done * size_of(to_dtype);
+    count -= done;
   }
   switch (from_dtype) {
     case DType::kF32:

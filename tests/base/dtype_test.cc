@@ -6,6 +6,7 @@
 #include <limits>
 #include <vector>
 
+#include "rarefy/cpu.h"
 #include "rarefy/error.h"
 
 namespace rarefy {
@@ -84,6 +85,44 @@ TEST(DType, ConvertsArraysBetweenAllComputeTypes) {
   }
   std::int32_t out = 0;
   EXPECT_THROW(convert_elements(values.data(), DType::kF32, &out, DType::kI32, 1), Error);
+}
+
+// Every pair of types, at lengths that leave a rest, must give the bits of the scalar conversions.
+TEST(DType, VectorConversionsGiveTheBitsOfScalarOnes) {
+  std::vector<std::uint16_t> halves(65536);
+  for (std::size_t i = 0; i < halves.size(); ++i) halves[i] = static_cast<std::uint16_t>(i);
+  std::vector<std::uint32_t> singles;
+  for (std::uint64_t bits = 0; bits < 1ULL << 32; bits += 0x10007)
+    singles.push_back(static_cast<std::uint32_t>(bits));
+  for (std::uint32_t edge : {0x7F800000U, 0xFF800001U, 0x7FFFFFFFU, 0x477FEFFFU, 0x477FF000U,
+                             0x33000000U, 0x33000001U, 0x387FFFFFU, 0x00000001U, 0x7F7F8000U})
+    singles.push_back(edge);
+
+  const auto converted = [](const void* from, DType from_dtype, DType to_dtype, std::size_t count) {
+    std::vector<std::byte> out(count * size_of(to_dtype));
+    convert_elements(from, from_dtype, out.data(), to_dtype, count);
+    return out;
+  };
+  struct Case {
+    const void* from;
+    DType from_dtype, to_dtype;
+    std::size_t count;
+  };
+  const Case cases[] = {
+      {singles.data(), DType::kF32, DType::kBF16, singles.size()},
+      {singles.data(), DType::kF32, DType::kF16, singles.size()},
+      {halves.data(), DType::kF16, DType::kF32, halves.size()},
+      {halves.data(), DType::kF16, DType::kBF16, halves.size() - 3},
+      {halves.data(), DType::kBF16, DType::kF32, halves.size()},
+      {halves.data(), DType::kBF16, DType::kF16, halves.size() - 5},
+  };
+  for (const Case& c : cases) {
+    force_isa(Isa::kPortable);
+    const auto expected = converted(c.from, c.from_dtype, c.to_dtype, c.count);
+    force_isa(std::nullopt);
+    EXPECT_EQ(converted(c.from, c.from_dtype, c.to_dtype, c.count), expected)
+        << to_string(c.from_dtype) << " to " << to_string(c.to_dtype);
+  }
 }
 
 }  // namespace

@@ -33,6 +33,9 @@ void Epilogue::store(std::int64_t token, std::int64_t row, const float* sums,
   if (residual != nullptr)
     residual += static_cast<std::size_t>(token * residual_.row_stride + row) * element;
 
+  if (bias_ == nullptr && activation_ == Activation::kNone && residual == nullptr)
+    return convert_elements(sums, DType::kF32, out, c_.dtype, static_cast<std::size_t>(count));
+
   float values[kChunk];
   float added[kChunk];
   for (std::int64_t base = 0; base < count; base += kChunk) {
