@@ -40,6 +40,7 @@ struct Decode {
           decode_tile(panel.from[s], panel.to + s * panel.strip_stride + done * kTileBytes);
     ++done;
   }
+  void begin_pass() {}
   void step() {
     if (++waited < steps_a_tile) return;
     waited = 0;

@@ -6,36 +6,80 @@
 // Software prefetch costs about 1 ns a line even where the line is there already, so that weights
 // are read ahead only where many products share the cost; elsewhere the hardware reaches the 44
 // GB/s of this memory by itself.
+#include <algorithm>
+
 #include "ops/spmm/cpu/strip_amx_tiles.h"
 
 namespace rarefy::strip {
 namespace {
 
-[[gnu::always_inline]] inline void prefetch_line(Walker& w) {
-  if (w.unit == w.end) return;
-  const Unit& u = *w.unit;
-  const std::byte* p = u.values + w.block * u.block_stride + w.offset;
-  for (std::int32_t s = 0; s < u.strips; ++s)
-    _mm_prefetch(reinterpret_cast<const char*>(p + s * u.strip_stride), _MM_HINT_T1);
-  w.offset += kLine;
-  if (w.offset < u.width * (kTileBytes / kTileK)) return;
-  w.offset = 0;
-  if (++w.block < u.blocks) return;
-  w.block = 0;
-  do {
-    ++w.unit;
-  } while (w.unit != w.end && w.unit->blocks == 0);
-}
-
-/// Beside the products: reads weights ahead. One tile of k of each strip is used per `groups`
-/// steps, and its 16 lines are spread over them.
-struct ReadAhead {
-  Walker& walker;
-  int lines;
-  void step() {
-    for (int line = 0; line < lines; ++line) prefetch_line(walker);
+/// Beside the products: reads the weights of the next unit ahead, a tile of k of each strip per
+/// step. A pass reads kLines of a tile's 16 lines, and the passes share them.
+template <int kLines>
+class ReadAhead {
+ public:
+  explicit ReadAhead(const Unit& next)
+      : strips_(next.strips),
+        strip_stride_(next.strip_stride),
+        values_(next.values),
+        tiles_(next.blocks * (next.width / kTileK)) {
+    const std::int64_t piece_bytes = next.width / kTileK * kTileBytes;
+    const bool one_piece = next.blocks == 1 || next.block_stride == piece_bytes;
+    piece_tiles_ = one_piece ? tiles_ : next.width / kTileK;
+    skip_ = next.block_stride - piece_bytes;
   }
+
+  void begin_pass() {
+    from_ = values_ + std::min<std::int64_t>(pass_, kPasses - 1) * kLines * kLine;
+    ++pass_;
+    left_ = tiles_;
+    piece_left_ = piece_tiles_;
+  }
+  void step() {
+    if (left_ > 0) read<kLines>();
+  }
+  /// What the passes had no steps for.
+  void finish() {
+    from_ -= (std::min<std::int64_t>(pass_, kPasses) - 1) * kLines * kLine;
+    while (left_ > 0) read<kTileBytes / kLine>();
+  }
+
+ private:
+  static constexpr std::int64_t kPasses = kTileBytes / kLine / kLines;
+
+  template <int kCount>
+  [[gnu::always_inline]] void read() {
+    const std::byte* strip = from_;
+    for (std::int32_t s = 0; s < strips_; ++s, strip += strip_stride_) {
+      for (int line = 0; line < kCount; ++line)
+        _mm_prefetch(reinterpret_cast<const char*>(strip + line * kLine), _MM_HINT_T1);
+    }
+    from_ += kTileBytes;
+    --left_;
+    if (--piece_left_ > 0) return;
+    from_ += skip_;
+    piece_left_ = piece_tiles_;
+  }
+
+  std::int64_t strips_, strip_stride_;
+  const std::byte* values_;
+  std::int64_t tiles_, piece_tiles_, skip_;
+  const std::byte* from_ = nullptr;
+  std::int64_t pass_ = 0, left_ = 0, piece_left_ = 0;
 };
+
+/// Nothing beside the products.
+struct Alone {
+  static void begin_pass() {}
+  static void step() {}
+};
+
+template <int kLines>
+void run_reading_ahead(const Unit& unit, const Activations& x, const Unit& next) {
+  ReadAhead<kLines> side(next);
+  run_unit(unit, x, side);
+  side.finish();
+}
 
 struct alignas(64) TileConfig {
   std::uint8_t palette = 1;
@@ -108,15 +152,15 @@ void amx_end() {
   __asm__ volatile("tilerelease" ::: "memory");
 }
 
-void amx_prefetch(Walker& walker, std::int64_t bytes) {
-  for (; bytes > 0 && walker.unit != walker.end; bytes -= kLine) prefetch_line(walker);
-}
-
-void run_amx(const Unit& unit, const Activations& x, Walker& walker) {
-  constexpr std::int32_t kEnoughGroups = 4;
-  const std::int32_t groups = (x.token_tiles * unit.strips + 3) / 4;
-  ReadAhead side{walker, groups < kEnoughGroups ? 0 : (16 + groups - 1) / groups};
-  run_unit(unit, x, side);
+void run_amx(const Unit& unit, const Activations& x, const Unit* next) {
+  const std::int32_t passes = (x.token_tiles * unit.strips + 3) / 4;
+  if (next == nullptr || passes == 1) {
+    Alone side;
+    return run_unit(unit, x, side);
+  }
+  if (passes < 4) return run_reading_ahead<8>(unit, x, *next);
+  if (passes < 8) return run_reading_ahead<4>(unit, x, *next);
+  run_reading_ahead<2>(unit, x, *next);
 }
 
 void amx_pack_bf16(const AmxPack& p) {

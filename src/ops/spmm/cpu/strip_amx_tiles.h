@@ -130,6 +130,7 @@ template <int kStrips, int kParts, class Side>
 void run_strips(const Unit& u, const Activations& x, Side& side) {
   constexpr int kGroup = group_of(kStrips);
   for (std::int32_t first = 0; first < x.token_tiles; first += kGroup) {
+    side.begin_pass();
     switch (x.token_tiles - first) {
       case 1:
         run_tiles<kStrips, 1, kParts>(u, x, first, side);
@@ -146,7 +147,8 @@ void run_strips(const Unit& u, const Activations& x, Side& side) {
   }
 }
 
-/// One unit; side.step() follows every tile of k of every group of token tiles.
+/// One unit. Token tiles pass over its weights in groups: side.begin_pass() comes before each pass,
+/// side.step() after every tile of k.
 template <class Side>
 void run_unit(const Unit& unit, const Activations& x, Side& side) {
   switch (unit.strips * 2 + (x.parts - 1)) {

@@ -9,13 +9,13 @@
 
 namespace rarefy::strip {
 
-void run_f32_avx512(const Unit& unit, const Activations& x, Walker&) {
+void run_f32_avx512(const Unit& unit, const Activations& x, const Unit*) {
   run_unit<Vector512, F32Weights>(unit, x);
 }
-void run_f16_avx512(const Unit& unit, const Activations& x, Walker&) {
+void run_f16_avx512(const Unit& unit, const Activations& x, const Unit*) {
   run_unit<Vector512, F16Weights>(unit, x);
 }
-void run_bf16_avx512(const Unit& unit, const Activations& x, Walker&) {
+void run_bf16_avx512(const Unit& unit, const Activations& x, const Unit*) {
   run_unit<Vector512, Bf16Weights>(unit, x);
 }
 

@@ -37,15 +37,8 @@ struct Activations {
   std::int32_t token_tiles, tokens, parts;
 };
 
-/// Walks the bytes of units in the order in which they will be needed, and prefetches them.
-struct Walker {
-  const Unit* unit;
-  const Unit* end;
-  std::int64_t block;   ///< Of the unit.
-  std::int64_t offset;  ///< Bytes into the block.
-};
-
-using Run = void(const Unit& unit, const Activations& x, Walker& walker);
+/// Runs a unit. `next`, if any, is the one that follows: AMX reads its weights ahead.
+using Run = void(const Unit& unit, const Activations& x, const Unit* next);
 
 /// Packs `columns` values of 16 rows or fewer for AMX: rows [0, rows) of `from` (row_stride
 /// elements apart) to tiles [k / 32] that lie tile_stride bytes apart, from column 0. `tokens` rows
@@ -66,7 +59,6 @@ void amx_pack_split(const AmxPack& p);  ///< f32 as bf16 + bf16.
 /// Tile registers of this thread for tiles of `tokens` tokens; to be called around runs.
 void amx_begin(int tokens);
 void amx_end();
-void amx_prefetch(Walker& walker, std::int64_t bytes);
 
 Run run_amx;
 Run run_f32_avx512, run_f16_avx512, run_bf16_avx512;

@@ -23,7 +23,6 @@ namespace {
 using strip::Activations;
 using strip::kOutputs;
 using strip::Unit;
-using strip::Walker;
 
 /// Tokens that are multiplied at once; more come in turns.
 constexpr std::int64_t kTokensAtOnce = 256;
@@ -130,14 +129,16 @@ class Worker {
       });
     }
 
-    Walker walker{.unit = units, .end = units + count, .block = 0, .offset = 0};
-    if (level_.is_amx() && x_.token_tiles * strips_together_ > 12) start(walker);
+    const Unit* const units_end = units + count;
+    const Unit* next = units;  // The next one that has weights.
     const Unit* unit = units;
     for (std::int64_t range = 0; range < ranges_.count; ++range) {
       for (std::int64_t s = begin; s < end; s += strip::kStripsAStore) {
         const std::int64_t stop = std::min(end, s + strip::kStripsAStore);
-        for (std::int64_t done = s; done < stop; done += unit->strips, ++unit)
-          run_(*unit, x_, walker);
+        for (std::int64_t done = s; done < stop; done += unit->strips, ++unit) {
+          while (next != units_end && (next <= unit || next->blocks == 0)) ++next;
+          run_(*unit, x_, next == units_end ? nullptr : next);
+        }
         if (range + 1 < ranges_.count) continue;
         const std::int64_t slot = keeps_sums ? s - begin : 0;
         strip::store_sums(epilogue_, sums.as<float>() + slot * strip_floats, s, stop - s, x_, n_,
@@ -157,13 +158,6 @@ class Worker {
       body(s, strips);
       s += strips;
     }
-  }
-
-  /// Sends the walker a unit ahead: token tiles pass over the weights of one in turns.
-  static void start(Walker& walker) {
-    while (walker.unit != walker.end && walker.unit->blocks == 0) ++walker.unit;
-    if (walker.unit == walker.end) return;
-    strip::amx_prefetch(walker, walker.unit->blocks * walker.unit->width * kOutputs * 2);
   }
 
   const Level& level_;
