@@ -6,7 +6,6 @@
 #include <unistd.h>
 
 #include <chrono>
-#include <cstdlib>
 #include <exception>
 #include <thread>
 
@@ -21,11 +20,6 @@ constexpr int kEntryVersion = 1;
 /// An entry is a few kilobytes; a file larger than this is not one.
 constexpr std::uintmax_t kLargestEntry = 16U << 20;
 
-std::string environment(const char* name) {
-  const char* value = std::getenv(name);
-  return value != nullptr ? value : "";
-}
-
 std::uint64_t fnv1a(std::string_view text) {
   std::uint64_t hash = 0xCBF29CE484222325ULL;
   for (char c : text) {
@@ -36,15 +30,6 @@ std::uint64_t fnv1a(std::string_view text) {
 }
 
 }  // namespace
-
-std::filesystem::path default_cache_dir() {
-  if (const std::string own = environment("RAREFY_CACHE"); !own.empty()) return own;
-  if (const std::string xdg = environment("XDG_CACHE_HOME"); !xdg.empty())
-    return std::filesystem::path(xdg) / "rarefy";
-  if (const std::string home = environment("HOME"); !home.empty())
-    return std::filesystem::path(home) / ".cache" / "rarefy";
-  return {};
-}
 
 std::filesystem::path PlanCache::path_of(const char* kind, const Json& key) const {
   return directory_ / fmt::format("{}-{:016x}.json", kind, fnv1a(key.dump()));

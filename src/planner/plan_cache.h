@@ -10,9 +10,6 @@
 
 namespace rarefy::planning {
 
-/// $RAREFY_CACHE, else $XDG_CACHE_HOME/rarefy, else ~/.cache/rarefy; empty when none is known.
-std::filesystem::path default_cache_dir();
-
 /// How hard a cached plan was searched for.
 struct Effort {
   int measured_best = 0;

@@ -5,6 +5,7 @@
 #include <mutex>
 #include <string>
 
+#include "base/cache_folder.h"
 #include "base/check.h"
 #include "ops/spmm/kernel.h"
 #include "planner/ceilings.h"
@@ -71,7 +72,7 @@ Planner::Impl::Impl(Options given, ThreadPool& threads)
     : options(std::move(given)),
       pool(threads),
       cache(!options.use_cache          ? std::filesystem::path()
-            : options.cache_dir.empty() ? planning::default_cache_dir()
+            : options.cache_dir.empty() ? cache_folder()
                                         : options.cache_dir) {
   options.freeze = options.freeze || environment_flag("RAREFY_FREEZE");
   explain = environment_flag("RAREFY_EXPLAIN");

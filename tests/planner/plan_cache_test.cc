@@ -10,6 +10,7 @@
 #include <thread>
 #include <vector>
 
+#include "base/cache_folder.h"
 #include "base/files.h"
 #include "temporary_folder.h"
 
@@ -231,19 +232,19 @@ class Environment {
   bool had_ = false;
 };
 
-TEST(DefaultCacheDir, FollowsTheEnvironment) {
+TEST(CacheFolder, FollowsTheEnvironment) {
   const Environment own("RAREFY_CACHE", nullptr);
   const Environment xdg("XDG_CACHE_HOME", nullptr);
   const Environment home("HOME", "/home/someone");
-  EXPECT_EQ(default_cache_dir(), "/home/someone/.cache/rarefy");
+  EXPECT_EQ(cache_folder(), "/home/someone/.cache/rarefy");
   const Environment xdg_set("XDG_CACHE_HOME", "/cache");
-  EXPECT_EQ(default_cache_dir(), "/cache/rarefy");
+  EXPECT_EQ(cache_folder(), "/cache/rarefy");
   const Environment own_set("RAREFY_CACHE", "/own");
-  EXPECT_EQ(default_cache_dir(), "/own");
+  EXPECT_EQ(cache_folder(), "/own");
   const Environment own_empty("RAREFY_CACHE", "");
   const Environment xdg_empty("XDG_CACHE_HOME", "");
   const Environment no_home("HOME", nullptr);
-  EXPECT_EQ(default_cache_dir(), "");
+  EXPECT_EQ(cache_folder(), "");
 }
 
 }  // namespace
