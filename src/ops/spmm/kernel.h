@@ -24,6 +24,7 @@ std::span<const SpmmKernel* const> onednn_kernels();
 std::span<const SpmmKernel* const> strip_kernels();
 std::span<const SpmmKernel* const> csr_kernels();
 std::span<const SpmmKernel* const> bitmap_panel_kernels();
+std::span<const SpmmKernel* const> sell_panel_kernels();
 
 /// "needs avx512, active is avx2" when the active level is below `needed`.
 Support needs_isa(Isa needed);

@@ -25,6 +25,7 @@ std::vector<const SpmmKernel*> collect() {
            strip_kernels(),
            csr_kernels(),
            bitmap_panel_kernels(),
+           sell_panel_kernels(),
            lists_kernels(),
            panel_kernels(),
        }) {
