@@ -12,6 +12,7 @@
 #include "formats/bsr.h"
 #include "formats/csr.h"
 #include "formats/test_weights.h"
+#include "ops/sddmm/tiles.h"
 #include "rarefy/cpu.h"
 
 namespace rarefy {
@@ -39,6 +40,11 @@ class Operand {
   }
   [[nodiscard]] ConstMatrixRef ref() const {
     return {bytes_.data(), dtype_, rows_, cols_, stride_};
+  }
+  void set(std::int64_t r, std::int64_t c, float x) {
+    convert_elements(&x, DType::kF32,
+                     bytes_.data() + static_cast<std::size_t>(r * stride_ + c) * size_of(dtype_),
+                     dtype_, 1);
   }
   [[nodiscard]] double at(std::int64_t r, std::int64_t c) const {
     float x = 0;
@@ -133,14 +139,12 @@ TEST_P(SddmmTest, MatchesTheReferenceInEveryFormat) {
   EXPECT_GT(packed, 40);
 }
 
-INSTANTIATE_TEST_SUITE_P(Levels, SddmmTest,
-                         ::testing::Values(Isa::kPortable, Isa::kAvx2, Isa::kAvx512, Isa::kAmx),
-                         [](const auto& level) { return std::string(to_string(level.param)); });
+class SddmmThreads : public ::testing::TestWithParam<DType> {};
 
-TEST(Sddmm, GivesTheSameBitsForAnyNumberOfThreads) {
+TEST_P(SddmmThreads, GivesTheSameBitsForAnyNumberOfThreads) {
   const testing::WeightCase c{61, 200, Pattern::kRowSkew, 0.4};
-  const Operand p(150, c.rows, DType::kF32, 1);
-  const Operand q(150, c.cols, DType::kF32, 2);
+  const Operand p(150, c.rows, GetParam(), 1);
+  const Operand q(150, c.cols, GetParam(), 2);
   for (const FormatSpec& spec : {format::kCsr32, format::bsr(16, 32), format::kBitmap}) {
     const MatrixPtr pattern = make_pattern(c, spec, DType::kF32);
     ASSERT_NE(pattern, nullptr);
@@ -153,6 +157,102 @@ TEST(Sddmm, GivesTheSameBitsForAnyNumberOfThreads) {
           << spec.name() << ", " << threads << " threads";
     }
   }
+}
+INSTANTIATE_TEST_SUITE_P(Operands, SddmmThreads, ::testing::Values(DType::kF32, DType::kBF16),
+                         [](const auto& dtype) { return std::string(to_string(dtype.param)); });
+
+/// bf16 operands, which AMX takes in tiles: blocks of all alignments, ragged edges, ranges of t.
+TEST_P(SddmmTest, MatchesTheReferenceOnBf16Operands) {
+  const FormatSpec specs[] = {format::kCsr32,      format::kCsr16,      format::kBitmap,
+                              format::bsr(16, 32), format::bsr(32, 32), format::bsr(16, 16),
+                              format::bsr(48, 16), format::bsr(64, 96), format::bsr(4, 8),
+                              format::bsr(16, 8),  format::kDense};
+  const testing::WeightCase cases[] = {{1, 3, Pattern::kFull, 1.0},
+                                       {70, 101, Pattern::kUniform, 0.3},
+                                       {33, 64, Pattern::kEmptyRows, 0.5},
+                                       {64, 97, Pattern::kUniform, 0.02}};
+  constexpr DType kDTypes[] = {DType::kF32, DType::kBF16, DType::kF16};
+  std::size_t turn = 0;
+  for (const auto& c : cases) {
+    for (const FormatSpec& spec : specs) {
+      const DType dtype = kDTypes[turn % 3];
+      const std::int64_t steps = std::array{33, 1, 64, 5, 100}[turn % 5];
+      ++turn;
+      const MatrixPtr pattern = make_pattern(c, spec, dtype);
+      if (pattern == nullptr) continue;
+      const Operand p(steps, c.rows, DType::kBF16, 1);
+      const Operand q(steps, c.cols, DType::kBF16, 2);
+      const MatrixPtr got = sddmm(*pattern, p.ref(), q.ref());
+      const std::string where =
+          spec.name() + " " + to_string(dtype) + " T=" + std::to_string(steps);
+      ASSERT_NO_THROW(got->validate()) << where;
+      expect_close(*got, *pattern, p, q, where);
+    }
+  }
+}
+
+/// More t than are packed at once (2048).
+TEST_P(SddmmTest, AddsUpRangesOfSteps) {
+  const testing::WeightCase c{18, 37, Pattern::kUniform, 0.4};
+  const Operand p(4100, c.rows, DType::kBF16, 1);
+  const Operand q(4100, c.cols, DType::kBF16, 2);
+  for (const FormatSpec& spec : {format::kCsr32, format::bsr(16, 32), format::bsr(32, 16)}) {
+    const MatrixPtr pattern = make_pattern(c, spec, DType::kBF16);
+    expect_close(*sddmm(*pattern, p.ref(), q.ref()), *pattern, p, q, spec.name());
+  }
+}
+
+/// One row of NaN or infinities may show in its own sums only, not in neighbours of its tile nor
+/// in what fills a block up.
+TEST_P(SddmmTest, NotFiniteValuesStayInTheirRowsAndColumns) {
+  const testing::WeightCase c{21, 45, Pattern::kUniform, 0.5};
+  for (const DType operand : {DType::kBF16, DType::kF32}) {
+    for (const FormatSpec& spec : {format::kCsr32, format::bsr(16, 32), format::bsr(32, 16)}) {
+      const MatrixPtr pattern = make_pattern(c, spec, DType::kF32);
+      Operand p(40, c.rows, operand, 1);
+      Operand q(40, c.cols, operand, 2);
+      p.set(3, 5, std::numeric_limits<float>::quiet_NaN());
+      q.set(39, 44, std::numeric_limits<float>::infinity());
+      const MatrixPtr got = sddmm(*pattern, p.ref(), q.ref());
+      EXPECT_NO_THROW(got->validate()) << spec.name();
+      std::vector<double> want(static_cast<std::size_t>(c.rows * c.cols));
+      sddmm_reference(*pattern, p.ref(), q.ref(), want.data());
+      const std::vector<float> values = to_floats(*got);
+      int not_finite = 0;
+      for (std::size_t i = 0; i < want.size(); ++i) {
+        ASSERT_EQ(std::isnan(values[i]), std::isnan(want[i])) << spec.name() << " at " << i;
+        ASSERT_EQ(std::isinf(values[i]), std::isinf(want[i])) << spec.name() << " at " << i;
+        not_finite += std::isfinite(want[i]) ? 0 : 1;
+      }
+      EXPECT_GT(not_finite, 10);
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Levels, SddmmTest,
+                         ::testing::Values(Isa::kPortable, Isa::kAvx2, Isa::kAvx512, Isa::kAmx),
+                         [](const auto& level) { return std::string(to_string(level.param)); });
+
+/// A full strip of regions among many with one place each: the first are worth tiles, the others
+/// are not.
+TEST(Sddmm, TakesTilesWhereRegionsAreDenseAndPlacesElsewhere) {
+  if (active_isa() < Isa::kAmx) GTEST_SKIP() << "this CPU has no AMX";
+  constexpr std::int64_t kRows = 500;
+  constexpr std::int64_t kCols = 650;
+  std::vector<float> values(kRows * kCols);
+  for (std::int64_t r = 0; r < kRows; ++r)
+    for (std::int64_t k = 0; k < kCols; ++k)
+      if (r / 32 == 3 || (r % 32 == 5 && k % 32 == 9))
+        values[static_cast<std::size_t>(r * kCols + k)] = 1;
+  const MatrixPtr pattern = pack(DenseSource({values.data(), DType::kF32, kRows, kCols, kCols}),
+                                 format::kCsr32, DType::kF32);
+  const Operand p(8, kRows, DType::kBF16, 1);
+  const Operand q(8, kCols, DType::kBF16, 2);
+  const Places places = places_of(*pattern, default_pool());
+  std::vector<float> sums(static_cast<std::size_t>(pattern->nnz()));
+  const Places others = sddmm_regions(places, kCols, p.ref(), q.ref(), sums.data(), default_pool());
+  EXPECT_EQ(others.offsets()[kRows], pattern->nnz() - 32 * kCols);
+  expect_close(*sddmm(*pattern, p.ref(), q.ref()), *pattern, p, q, "mixed");
 }
 
 TEST(Sddmm, PlacesWhoseSumIsZeroStayStoredInCsrAndBsr) {

@@ -24,34 +24,18 @@ void for_each_block(const Bsr& a, std::int64_t block_row, Body&& body) {
   }
 }
 
-/// Fills both arrays: count(row) says how many places a row has, fill(row, columns) lists them.
-template <class Count, class Fill>
-Places make_places(std::int64_t rows, ThreadPool& pool, Count&& count, Fill&& fill) {
-  Places places;
-  places.row_offsets = Buffer(static_cast<std::size_t>(rows + 1) * sizeof(std::int64_t));
-  auto* offsets = places.row_offsets.as<std::int64_t>();
-  offsets[0] = 0;
-  for (std::int64_t r = 0; r < rows; ++r) offsets[r + 1] = offsets[r] + count(r);
-  places.columns = Buffer(static_cast<std::size_t>(offsets[rows]) * sizeof(std::uint32_t));
-  auto* columns = places.columns.as<std::uint32_t>();
-  pool.parallel_for(rows, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t r = begin; r < end; ++r) fill(r, columns + offsets[r]);
-  });
-  return places;
-}
-
 Places places_of_csr(const CsrMatrix& a, ThreadPool& pool) {
+  if (a.spec().index_bits == 32) {
+    Places places;
+    places.lender = &a;
+    return places;
+  }
   const std::int64_t* offsets = a.row_offsets();
   return make_places(
       a.rows(), pool, [&](std::int64_t r) { return offsets[r + 1] - offsets[r]; },
       [&](std::int64_t r, std::uint32_t* out) {
-        if (a.spec().index_bits == 16) {
-          const auto* from = a.col_indices<std::uint16_t>();
-          std::copy(from + offsets[r], from + offsets[r + 1], out);
-        } else {
-          const auto* from = a.col_indices<std::uint32_t>();
-          std::copy(from + offsets[r], from + offsets[r + 1], out);
-        }
+        const auto* from = a.col_indices<std::uint16_t>();
+        std::copy(from + offsets[r], from + offsets[r + 1], out);
       });
 }
 
@@ -120,29 +104,34 @@ MatrixPtr bsr_with_values(const Bsr& a, const Places& places, const float* value
 
 /// CSR with the places of `pattern`, in columns of `index_bits`.
 MatrixPtr csr_with_values(const Matrix& pattern, const FormatSpec& spec, const Places& places,
-                          const float* values) {
-  const std::int64_t count = places.offsets()[pattern.rows()];
-  const auto entries = static_cast<std::size_t>(count);
-  const auto padded = [](std::size_t bytes) {
-    Buffer buffer(bytes + kTailBytes);
-    std::memset(buffer.data() + bytes, 0, kTailBytes);
-    return buffer;
-  };
+                          const float* values, ThreadPool& pool) {
+  const std::int64_t rows = pattern.rows();
+  const std::int64_t count = places.offsets()[rows];
+  const std::size_t element = size_of(pattern.dtype());
   CsrMatrix::Arrays arrays;
-  arrays.row_offsets = Buffer(places.row_offsets.size());
-  std::memcpy(arrays.row_offsets.data(), places.row_offsets.data(), places.row_offsets.size());
-  arrays.col_indices = padded(entries * static_cast<std::size_t>(spec.index_bits / 8));
-  if (spec.index_bits == 16) {
-    std::transform(places.column(), places.column() + count, arrays.col_indices.as<std::uint16_t>(),
-                   [](std::uint32_t c) { return static_cast<std::uint16_t>(c); });
-  } else {
-    std::copy(places.column(), places.column() + count, arrays.col_indices.as<std::uint32_t>());
-  }
-  arrays.values = padded(entries * size_of(pattern.dtype()));
-  convert_elements(values, DType::kF32, arrays.values.data(), pattern.dtype(), entries);
-  const std::int64_t nnz = count_nonzeros(arrays.values.data(), pattern.dtype(), count);
+  const std::size_t offsets_bytes = static_cast<std::size_t>(rows + 1) * sizeof(std::int64_t);
+  arrays.row_offsets = Buffer(offsets_bytes);
+  std::memcpy(arrays.row_offsets.data(), places.offsets(), offsets_bytes);
+  const auto entries = static_cast<std::size_t>(count);
+  arrays.col_indices = buffer_with_tail(entries * static_cast<std::size_t>(spec.index_bits / 8));
+  arrays.values = buffer_with_tail(entries * element);
+  std::atomic<std::int64_t> nnz{0};
+  pool.parallel_for(count, [&](std::int64_t begin, std::int64_t end) {
+    const std::uint32_t* first = places.column() + begin;
+    const std::uint32_t* last = places.column() + end;
+    if (spec.index_bits == 16) {
+      std::transform(first, last, arrays.col_indices.as<std::uint16_t>() + begin,
+                     [](std::uint32_t c) { return static_cast<std::uint16_t>(c); });
+    } else {
+      std::copy(first, last, arrays.col_indices.as<std::uint32_t>() + begin);
+    }
+    std::byte* to = arrays.values.data() + static_cast<std::size_t>(begin) * element;
+    convert_elements(values + begin, DType::kF32, to, pattern.dtype(),
+                     static_cast<std::size_t>(end - begin));
+    nnz += count_nonzeros(to, pattern.dtype(), end - begin);
+  });
   return std::make_shared<CsrMatrix>(
-      PackedShape{spec, pattern.rows(), pattern.cols(), pattern.dtype(), nnz}, std::move(arrays));
+      PackedShape{spec, rows, pattern.cols(), pattern.dtype(), nnz.load()}, std::move(arrays));
 }
 
 }  // namespace
@@ -159,8 +148,10 @@ Places places_of(const Matrix& pattern, ThreadPool& pool) {
     case Format::kDense:
       return all_places(pattern, pool);
     default: {
-      const MatrixPtr csr = pack(pattern, format::kCsr32, pool);
-      return places_of_csr(dynamic_cast<const CsrMatrix&>(*csr), pool);
+      MatrixPtr csr = pack(pattern, format::kCsr32, pool);
+      Places places = places_of_csr(dynamic_cast<const CsrMatrix&>(*csr), pool);
+      places.packed = std::move(csr);
+      return places;
     }
   }
 }
@@ -174,8 +165,8 @@ MatrixPtr with_values(const Matrix& pattern, const Places& places, const float* 
                                              pool);
     });
   }
-  if (spec.format == Format::kCsr) return csr_with_values(pattern, spec, places, values);
-  return pack(*csr_with_values(pattern, format::kCsr32, places, values), spec, pool);
+  if (spec.format == Format::kCsr) return csr_with_values(pattern, spec, places, values, pool);
+  return pack(*csr_with_values(pattern, format::kCsr32, places, values, pool), spec, pool);
 }
 
 }  // namespace rarefy

@@ -6,6 +6,7 @@
 #include "base/check.h"
 #include "ops/sddmm/cpu/sddmm_inner.h"
 #include "ops/sddmm/places.h"
+#include "ops/sddmm/tiles.h"
 #include "ops/spmm/cpu/strip_activations.h"
 #include "ops/spmm/scratch.h"
 #include "rarefy/cpu.h"
@@ -51,8 +52,9 @@ std::int64_t cut(const std::int64_t* offsets, std::int64_t rows, std::int64_t pa
   return low;
 }
 
-void compute(const Matrix& pattern, const Places& places, const ConstMatrixRef& p,
-             const ConstMatrixRef& q, float* values, ThreadPool& pool) {
+/// Place by place, with multiply-adds.
+void compute_places(const Matrix& pattern, const Places& places, const ConstMatrixRef& p,
+                    const ConstMatrixRef& q, float* values, ThreadPool& pool) {
   int vectors = 1;
   while (vectors < kMostVectors && 16 * vectors < p.rows) vectors *= 2;
   const std::int64_t panel_tokens = std::int64_t{16} * vectors;
@@ -94,6 +96,23 @@ void compute(const Matrix& pattern, const Places& places, const ConstMatrixRef& 
   }
 }
 
+bool takes_tiles(const ConstMatrixRef& p) {
+  return active_isa() >= Isa::kAmx && p.dtype == DType::kBF16 && p.rows > 0;
+}
+
+void compute(const Matrix& pattern, const Places& places, const ConstMatrixRef& p,
+             const ConstMatrixRef& q, float* values, ThreadPool& pool) {
+  if (!takes_tiles(p)) return compute_places(pattern, places, p, q, values, pool);
+  const Places others = sddmm_regions(places, pattern.cols(), p, q, values, pool);
+  const std::int64_t left = others.offsets()[pattern.rows()];
+  if (left == 0) return;
+  if (left == places.offsets()[pattern.rows()])
+    return compute_places(pattern, places, p, q, values, pool);
+  Scratch other_values(static_cast<std::size_t>(left) * sizeof(float));
+  compute_places(pattern, others, p, q, other_values.as<float>(), pool);
+  merge_values(places, others, pattern.rows(), other_values.as<float>(), values, pool);
+}
+
 }  // namespace
 
 MatrixPtr sddmm(const Matrix& pattern, ConstMatrixRef p, ConstMatrixRef q, ThreadPool& pool) {
@@ -102,10 +121,12 @@ MatrixPtr sddmm(const Matrix& pattern, ConstMatrixRef p, ConstMatrixRef q, Threa
   require(p.rows == q.rows, "sddmm: q: expected T = {} rows as p has, got {}", p.rows, q.rows);
   require(p.dtype == q.dtype, "sddmm: q: expected p's dtype {}, got {}", to_string(p.dtype),
           to_string(q.dtype));
+  if (takes_tiles(p) && in_tiles(pattern)) return sddmm_blocks(pattern, p, q, pool);
   const Places places = places_of(pattern, pool);
-  Buffer values =
-      Buffer::zeros(static_cast<std::size_t>(places.offsets()[pattern.rows()]) * sizeof(float));
-  if (values.size() > 0) compute(pattern, places, p, q, values.as<float>(), pool);
+  const std::int64_t count = places.offsets()[pattern.rows()];
+  Scratch values(static_cast<std::size_t>(count) * sizeof(float));
+  if (p.rows == 0) std::fill_n(values.as<float>(), count, 0.0F);
+  if (count > 0) compute(pattern, places, p, q, values.as<float>(), pool);
   return with_values(pattern, places, values.as<float>(), pool);
 }
 
