@@ -208,15 +208,18 @@ class StripKernel final : public SpmmKernel {
           .cycles = columns * (n * level_.cycles_per_column + passes / level_.columns_per_load) +
                     2 * n * k + 0.3 * n * m};
     }
-    // Measured in whole multiplications of weights from memory: 100 cycles a product with two
-    // strips by two token tiles, 110 with one strip. Alone and from L2 they take 30 and 36
-    // (cpu-gemm.md).
+    // Measured in whole multiplications of weights from memory (cpu-gemm.md): cycles a product with
+    // two strips by two token tiles, and with one strip by four. Sums and activations pass by the
+    // L3 once a range of K, at about 130 cycles a KiB.
     const double token_tiles = std::ceil(n / 16);
     const double parts = strip::amx_parts(p.activations, p.precision);
-    const double product = spec.block_rows % 32 == 0 || format_ == Format::kDense ? 57 : 110;
+    const double product = spec.block_rows % 32 == 0 || format_ == Format::kDense ? 57 : 70;
+    const double ranges = std::ceil(k * token_tiles * 32 * parts / kAmxRangeBytes);
+    const double sum_tiles = std::ceil(m / kOutputs) * token_tiles * (ranges > 1 ? ranges : 0);
+    const double activation_tiles = p.threads * k / 32 * token_tiles * parts;
     return {.bytes = moved,
-            .cycles = columns / 32 * (30 + token_tiles * parts * product) + 0.25 * n * k * parts +
-                      0.3 * n * m};
+            .cycles = columns / 32 * (30 + token_tiles * parts * product) +
+                      130 * (sum_tiles + activation_tiles) + 0.25 * n * k * parts + 0.3 * n * m};
   }
 
   void run(const Matrix& a, const SpmmArgs& args, ThreadPool& pool) const override {
