@@ -16,27 +16,14 @@ struct SellCursor {
   std::int32_t column[16];
 };
 
-/// Columns [first_k, first_k + 32·tiles) of 1 or 2 slices to be spread over strip-ordered tiles in
-/// scratch, tile t of strip s at `to` + s·strip_stride + t·1 KiB. The cursors advance.
-struct SellPanel {
-  SellCursor* cursors;
-  std::byte* to;
-  std::int64_t strip_stride;
-  std::int64_t tiles;
-  std::int64_t first_k;
-  std::int64_t columns_left;  ///< From first_k on: tells how many steps a panel takes, about.
-  std::int32_t strips;
-  std::int32_t gap_bytes;
-};
-
-/// Multiplies `unit`, whose weights were spread before, while it spreads `panel`.
-void run_sell_amx(const Unit& unit, const Activations& x, SellPanel& panel);
-/// Spreads a panel with nothing beside it.
-void spread_sell_amx(SellPanel& panel);
+/// Spreads columns [first_k, first_k + 32·tiles) of a slice of bf16 over strip-ordered tiles of 1
+/// KiB, from `to` on, and moves the cursor behind them.
+void spread_sell(SellCursor& cursor, int gap_bytes, std::int64_t first_k, std::int64_t tiles,
+                 std::byte* to);
 
 /// to[row] = sums of that row, for the 64 rows of a scope: row r comes from lane source[r] % 16 of
 /// strip source[r] / 16; strips lie `strip_floats` apart.
-void unsort_scope_amx(const float* sums, std::int64_t strip_floats, std::int64_t strips,
-                      const std::int32_t* source, float* to);
+void unsort_scope(const float* sums, std::int64_t strip_floats, std::int64_t strips,
+                  const std::int32_t* source, float* to);
 
 }  // namespace rarefy::strip
