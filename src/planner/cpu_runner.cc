@@ -19,9 +19,13 @@ constexpr double kSampleBytes = 32e6;
 /// share between threads.
 constexpr double kSampleProducts = 2e9;
 constexpr std::int64_t kLeastRows = 256;
-/// Small weights are packed several times: each round then gives several samples for one eviction.
-constexpr double kRoundBytes = 16e6;
+/// Small weights are packed several times: a batch of cold runs is then long enough to be timed.
+constexpr double kBatchBytes = 16e6;
 constexpr int kMostCopies = 8;
+/// A batch of warm runs: a thousand times the clock's resolution, a hundred times the microsecond
+/// or two by which threads wake sooner or later.
+constexpr double kWarmBatchUs = 200;
+constexpr int kMostWarmRuns = 1000;
 
 /// More activations than this do not stay in a core's cache anyway.
 constexpr std::size_t kWarmBytes = std::size_t{1} << 20;
@@ -43,7 +47,7 @@ std::int64_t sample_rows(const RowSource& weight, const PlanRequest& request) {
 int copies_of(const RowSource& sample) {
   const double bytes = static_cast<double>(sample.rows()) * static_cast<double>(sample.cols()) *
                        static_cast<double>(size_of(sample.dtype()));
-  return static_cast<int>(std::clamp(kRoundBytes / std::max(bytes, 1.0), 1.0, 1.0 * kMostCopies));
+  return static_cast<int>(std::clamp(kBatchBytes / std::max(bytes, 1.0), 1.0, 1.0 * kMostCopies));
 }
 
 }  // namespace
@@ -97,17 +101,21 @@ CpuRunner::CpuRunner(const RowSource& weight, const PlanRequest& request, Evicto
       pool_(pool),
       scale_(static_cast<double>(weight.rows()) /
              static_cast<double>(std::max<std::int64_t>(sample_.rows(), 1))),
-      copies_(copies_of(sample_)),
+      copies_(stays_in_cache(request.working_set) ? 1 : copies_of(sample_)),
       from_cache_(stays_in_cache(request.working_set)),
       begin_(std::chrono::steady_clock::now()) {}
 
-std::size_t CpuRunner::prepare(const FormatSpec& format) {
-  std::vector<MatrixPtr>& list = packed_[format.name()];
+const std::vector<MatrixPtr>& CpuRunner::packed(const FormatSpec& format, int slot) {
+  std::vector<MatrixPtr>& list = packed_[{format.name(), slot}];
   if (list.empty()) {
     for (int copy = 0; copy < copies_; ++copy) list.push_back(pack(sample_, format, pool_));
   }
-  return static_cast<std::size_t>(
-      std::llround(static_cast<double>(list.front()->bytes()) * scale_));
+  return list;
+}
+
+std::size_t CpuRunner::prepare(const FormatSpec& format) {
+  const auto bytes = static_cast<double>(packed(format, 0).front()->bytes());
+  return static_cast<std::size_t>(std::llround(bytes * scale_));
 }
 
 void CpuRunner::begin_round() {
@@ -130,8 +138,8 @@ CpuRunner::Activations& CpuRunner::activations(std::int64_t n) {
   return a;
 }
 
-double CpuRunner::run(const Trial& trial, int copy) {
-  prepare(trial.format);
+double CpuRunner::run(const Trial& trial, int slot) {
+  const std::vector<MatrixPtr>& copies = packed(trial.format, slot);
   Activations& a = activations(trial.n);
   const std::int64_t k = sample_.cols();
   const std::int64_t m = sample_.rows();
@@ -139,15 +147,23 @@ double CpuRunner::run(const Trial& trial, int copy) {
   args.b = {a.b.data(), request_.activations, trial.n, k, k};
   args.c = {a.c.data(), request_.output, trial.n, m, m};
   args.precision = request_.precision;
-  const Matrix& matrix = *packed_.at(trial.format.name()).at(static_cast<std::size_t>(copy));
-  // The layer before has just written the activations: they are warm where the weight is not.
   const std::size_t warm_bytes = std::min(a.b.size(), kWarmBytes) / 512 * 512;
-  volatile std::uint64_t kept = widest_read_streams()(a.b.data(), warm_bytes);
-  static_cast<void>(kept);
-  const auto begin = std::chrono::steady_clock::now();
-  spmm(matrix, args, pool_, trial.kernel);
-  const auto end = std::chrono::steady_clock::now();
-  return std::chrono::duration<double, std::micro>(end - begin).count() * scale_;
+  const double enough_us = from_cache_ ? kWarmBatchUs : 0.0;
+  double sum_us = 0;
+  int runs = 0;
+  do {
+    for (const MatrixPtr& matrix : copies) {
+      // The layer before has just written the activations: they are warm where the weight is not.
+      volatile std::uint64_t kept = widest_read_streams()(a.b.data(), warm_bytes);
+      static_cast<void>(kept);
+      const auto begin = std::chrono::steady_clock::now();
+      spmm(*matrix, args, pool_, trial.kernel);
+      const auto end = std::chrono::steady_clock::now();
+      sum_us += std::chrono::duration<double, std::micro>(end - begin).count();
+      ++runs;
+    }
+  } while (sum_us < enough_us && runs < kMostWarmRuns);
+  return sum_us / runs * scale_;
 }
 
 double CpuRunner::elapsed_s() {

@@ -4,6 +4,8 @@
 #include <chrono>
 #include <map>
 #include <memory>
+#include <string>
+#include <utility>
 #include <vector>
 
 #include "planner/sampling.h"
@@ -43,15 +45,16 @@ class Evictor {
 };
 
 /// Packs a sample of the weight (at most 32 MB dense, several copies where it is small) in each
-/// format, and runs kernels on it with activations of zero mean.
+/// format, and runs kernels on it with activations of zero mean. A batch runs each copy once where
+/// weights come from memory; where they stay in the caches, as often as fills a time that can be
+/// measured.
 class CpuRunner final : public TrialRunner {
  public:
   CpuRunner(const RowSource& weight, const PlanRequest& request, Evictor& evictor,
             ThreadPool& pool);
   std::size_t prepare(const FormatSpec& format) override;
   void begin_round() override;
-  [[nodiscard]] int copies() const override { return copies_; }
-  double run(const Trial& trial, int copy) override;
+  double run(const Trial& trial, int slot) override;
   double elapsed_s() override;
 
  private:
@@ -59,6 +62,8 @@ class CpuRunner final : public TrialRunner {
     Buffer b, c;
   };
   Activations& activations(std::int64_t n);
+  /// The packed copies of a slot, packed now where they are missing.
+  const std::vector<MatrixPtr>& packed(const FormatSpec& format, int slot);
 
   SampledRows sample_;
   const PlanRequest& request_;
@@ -68,7 +73,7 @@ class CpuRunner final : public TrialRunner {
   int copies_;
   bool from_cache_;
   std::chrono::steady_clock::time_point begin_;
-  std::map<std::string, std::vector<MatrixPtr>> packed_;
+  std::map<std::pair<std::string, int>, std::vector<MatrixPtr>> packed_;  ///< By format and slot.
   std::map<std::int64_t, Activations> activations_;
 };
 

@@ -7,8 +7,9 @@
 namespace rarefy::planning {
 namespace {
 
-/// Samples of one trial; `ratios` are paired with the reference of the same round and copy.
+/// Samples of one trial; `ratios` are paired with the reference of the same round.
 struct Series {
+  int slot = 0;  ///< Trials of the same format before it.
   std::vector<double> ratios, times;
   bool dropped = false;
 };
@@ -45,26 +46,28 @@ std::vector<Timing> sample(TrialRunner& runner, std::span<const Trial> trials,
   const std::size_t count = trials.size();
   std::vector<Series> series(count);
   if (count == 0) return {};
+  for (std::size_t i = 0; i < count; ++i)
+    series[i].slot = static_cast<int>(
+        std::count_if(trials.begin(), trials.begin() + static_cast<std::ptrdiff_t>(i),
+                      [&](const Trial& t) { return t.format == trials[i].format; }));
 
   // One unrecorded run each: page faults, lazily built tables and clocks that still ramp up.
-  for (const Trial& trial : trials) {
+  for (std::size_t i = 0; i < count; ++i) {
     if (runner.elapsed_s() > options.deadline_s) break;
-    runner.run(trial, 0);
+    runner.run(trials[i], series[i].slot);
   }
   for (int round = 0; round < options.max_rounds; ++round) {
     if (runner.elapsed_s() > options.deadline_s) break;
     runner.begin_round();
-    for (int copy = 0; copy < runner.copies(); ++copy) {
-      std::vector<double> times(count, 0.0);
-      for (std::size_t step = 0; step < count; ++step) {
-        const std::size_t i = (step + static_cast<std::size_t>(round)) % count;
-        if (!series[i].dropped) times[i] = runner.run(trials[i], copy);
-      }
-      for (std::size_t i = 0; i < count; ++i) {
-        if (series[i].dropped) continue;
-        series[i].times.push_back(times[i]);
-        series[i].ratios.push_back(times[i] / std::max(times[0], 1e-6));
-      }
+    std::vector<double> times(count, 0.0);
+    for (std::size_t step = 0; step < count; ++step) {
+      const std::size_t i = (step + static_cast<std::size_t>(round)) % count;
+      if (!series[i].dropped) times[i] = runner.run(trials[i], series[i].slot);
+    }
+    for (std::size_t i = 0; i < count; ++i) {
+      if (series[i].dropped) continue;
+      series[i].times.push_back(times[i]);
+      series[i].ratios.push_back(times[i] / std::max(times[0], 1e-6));
     }
     if (round + 1 < options.min_rounds) continue;
 

@@ -26,10 +26,11 @@ class TrialRunner {
   virtual std::size_t prepare(const FormatSpec& format) = 0;
   /// Puts the weights where they would come from (out of the caches, say).
   virtual void begin_round() = 0;
-  /// Copies of the weight that a round runs one after the other; at least 1.
-  [[nodiscard]] virtual int copies() const { return 1; }
-  /// Microseconds of one run on copy `copy`, scaled to the whole weight.
-  virtual double run(const Trial& trial, int copy) = 0;
+  /// Microseconds of one run, scaled to the whole weight: the mean of a batch that is long beside
+  /// the clock's resolution and the waking of threads. Trials of one format take different `slot`s,
+  /// each with a packed weight of its own: on the same one, the second kernel of a round would find
+  /// in the caches what the first had brought there.
+  virtual double run(const Trial& trial, int slot) = 0;
   /// Seconds since the runner was made.
   virtual double elapsed_s() = 0;
 };

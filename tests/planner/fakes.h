@@ -62,6 +62,7 @@ class ScriptedRunner final : public TrialRunner {
   double seconds_per_run = 0;
   std::map<std::pair<std::string, std::int64_t>, int> samples;
   std::vector<std::string> order;
+  std::map<std::string, int> slots;  ///< In which each kernel ran last.
   int rounds = 0;
   double clock = 0;
 
@@ -76,8 +77,9 @@ class ScriptedRunner final : public TrialRunner {
     return known != bytes.end() ? known->second : 1000;
   }
   void begin_round() override { ++rounds; }
-  double run(const Trial& trial, int) override {
+  double run(const Trial& trial, int slot) override {
     const std::pair<std::string, std::int64_t> key{std::string(trial.kernel->name()), trial.n};
+    slots[key.first] = slot;
     clock += seconds_per_run;
     order.push_back(key.first);
     const auto script = times.find(key);

@@ -115,6 +115,19 @@ TEST(Sample, EveryRoundStartsWithAnotherTrial) {
   EXPECT_EQ(runner.order, expected);  // Three warm-up runs, then three rounds.
 }
 
+TEST(Sample, KernelsOfOneFormatRunOnWeightsOfTheirOwn) {
+  // Run on the same packed weight, the second would find it in the caches.
+  const FakeKernel other("other", format::kDense, microseconds(1));
+  std::vector<Trial> trials = kTrials;
+  trials.push_back({format::kDense, &other, 1});
+  ScriptedRunner runner;
+  for (const char* name : {"slow", "fast", "worse", "other"}) runner.set(name, 1, 100);
+  sample(runner, trials, {});
+  EXPECT_EQ(runner.slots["slow"], 0);
+  EXPECT_EQ(runner.slots["fast"], 0);
+  EXPECT_EQ(runner.slots["other"], 1);
+}
+
 TEST(Sample, NoTrialsGiveNoTimings) {
   ScriptedRunner runner;
   EXPECT_TRUE(sample(runner, {}, {}).empty());
