@@ -1,0 +1,106 @@
+#include "ops/spmm/cuda/composed/config.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "cuda/device_text.h"
+
+namespace rarefy::gpu {
+namespace {
+
+const char* device_type(DType dtype) {
+  switch (dtype) {
+    case DType::kF32:
+      return "float";
+    case DType::kF16:
+      return "f16";
+    default:
+      return "bf16";
+  }
+}
+
+/// The first KiB of a block's shared memory belongs to the driver.
+constexpr std::size_t kReservedShared = 1024;
+/// Fewer registers than this make the kernel spill, whatever the configuration.
+constexpr int kLeastRegisters = 32;
+
+}  // namespace
+
+std::string ComposedConfig::name() const {
+  return fmt::format("composed.csr{}.g{}.v{}.u{}.n{}x{}.t{}x{}.{}", index_bits, group, vec, unroll,
+                     n_tile, n_lanes, threads, blocks, staged ? "staged" : "cached");
+}
+
+DType ComposedConfig::staged_type(const Problem& problem) const {
+  return n_tile == 1 ? DType::kF32 : problem.activations;
+}
+
+cuda::Source ComposedConfig::source(const Problem& problem) const {
+  const auto define = [](const char* name, auto value) {
+    return fmt::format("{}={}", name, value);
+  };
+  return {
+      .name = name(),
+      .text = std::string(cuda::device_text("ops/spmm/cuda/composed/composed.cu")),
+      .defines = {define("VALUE", device_type(problem.weight)),
+                  define("INDEX", index_bits == 16 ? "u16" : "u32"),
+                  define("B_TYPE", device_type(problem.activations)),
+                  define("STAGED_TYPE", device_type(staged_type(problem))),
+                  define("C_TYPE", device_type(problem.output)), define("N_TILE", n_tile),
+                  define("N_LANES", n_lanes), define("GROUP", group), define("VEC", vec),
+                  define("UNROLL", unroll), define("THREADS", threads), define("BLOCKS", blocks),
+                  define("STAGED", staged ? "true" : "false"),
+                  define("TOKEN_MAJOR", problem.layout == Layout::kTokenMajor ? "true" : "false"),
+                  define("ACTIVATION", static_cast<int>(problem.activation)),
+                  define("HAS_BIAS", problem.bias ? "true" : "false"),
+                  define("HAS_RESIDUAL", problem.residual ? "true" : "false")}};
+}
+
+std::size_t ComposedConfig::shared_bytes(const Problem& problem) const {
+  std::size_t bytes = 0;
+  if (group * n_lanes > 32)
+    bytes += static_cast<std::size_t>(threads * (n_tile / n_lanes)) * sizeof(float);
+  if (staged) bytes += static_cast<std::size_t>(problem.k * n_tile) * size_of(staged_type(problem));
+  return bytes;
+}
+
+Support ComposedConfig::legal(const Problem& problem, const cuda::DeviceFacts& device) const {
+  if (index_bits == 16 && problem.k > 65536)
+    return Support::no(fmt::format("16-bit columns need K <= 65536, got {}", problem.k));
+  if (vec * static_cast<int>(size_of(problem.weight)) > 16)
+    return Support::no("more than 16 bytes of values a load");
+  if (n_tile % n_lanes != 0 || threads % (group * n_lanes) != 0)
+    return Support::no("groups do not fill a block");
+  if (threads * blocks > device.threads_per_multiprocessor)
+    return Support::no("more threads than a multiprocessor holds");
+  if (device.registers_per_multiprocessor / (threads * blocks) < kLeastRegisters)
+    return Support::no("too few registers a thread");
+  const std::size_t shared = shared_bytes(problem);
+  if (shared > device.shared_per_block ||
+      (shared + kReservedShared) * static_cast<std::size_t>(blocks) >
+          device.shared_per_multiprocessor)
+    return Support::no(fmt::format("{} bytes of shared memory a block", shared));
+  return Support::yes();
+}
+
+RowStats row_stats(const PatternStats& pattern) {
+  RowStats stats;
+  for (std::int32_t n : pattern.row_nnz) stats.longest = std::max<std::int64_t>(stats.longest, n);
+  stats.mean =
+      pattern.rows > 0 ? static_cast<double>(pattern.nnz) / static_cast<double>(pattern.rows) : 0.0;
+  return stats;
+}
+
+std::int64_t longest_piece(const ComposedConfig& config, const RowStats& rows) {
+  // Three times the mean leaves uniform patterns in one piece, and a piece is at least a few steps
+  // of its group.
+  constexpr double kTimesMean = 3;
+  constexpr int kLeastSteps = 4;
+  const auto step = static_cast<std::int64_t>(config.group * config.vec);
+  const auto wanted = static_cast<std::int64_t>(kTimesMean * rows.mean) + 1;
+  const std::int64_t piece = std::max(wanted, step * kLeastSteps);
+  return (piece + step - 1) / step * step;
+}
+
+}  // namespace rarefy::gpu

@@ -1,0 +1,53 @@
+// One kernel of the composed family: what is assembled, and how it is launched.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+
+#include "ops/spmm/cuda/device_spmm.h"
+
+namespace rarefy::gpu {
+
+struct ComposedConfig {
+  int index_bits = 16;  ///< Of a column: 16 or 32.
+  int vec = 4;          ///< Nonzeros that a thread loads at once.
+  int unroll = 1;       ///< Such loads in flight.
+  int group = 8;        ///< Threads that share the nonzeros of a row.
+  int n_tile = 1;       ///< Columns of B that a block works on.
+  int n_lanes = 1;      ///< Threads that share these columns.
+  int threads = 512;    ///< Of a block.
+  int blocks = 1;       ///< Of a multiprocessor, at the same time.
+  bool staged = true;   ///< B in shared memory; else gathered through the caches.
+
+  bool operator==(const ComposedConfig&) const = default;
+
+  /// "composed.csr16.g8.v4.u1.n1x1.t512x1.staged"
+  [[nodiscard]] std::string name() const;
+  /// The kernel's text for these dtypes, layout and epilogue.
+  [[nodiscard]] cuda::Source source(const Problem& problem) const;
+  /// B as it lies in shared memory: f32 for one column, where the conversion would be paid at every
+  /// gather, else as it comes.
+  [[nodiscard]] DType staged_type(const Problem& problem) const;
+  /// Dynamic shared memory of a block.
+  [[nodiscard]] std::size_t shared_bytes(const Problem& problem) const;
+  /// Whether the kernel can be compiled and launched, and if not, why.
+  [[nodiscard]] Support legal(const Problem& problem, const cuda::DeviceFacts& device) const;
+};
+
+/// How rows become items: what packing needs to know of a configuration.
+struct RowStats {
+  double mean = 0;           ///< Nonzeros of a row.
+  std::int64_t longest = 0;  ///< Of all rows.
+};
+RowStats row_stats(const PatternStats& pattern);
+
+/// Rows of more nonzeros than this are cut into pieces: a row that takes several times as long as
+/// the others would keep one group busy when all are done.
+std::int64_t longest_piece(const ComposedConfig& config, const RowStats& rows);
+
+/// Estimated time of one run, from counted bytes, issue slots, shared-memory cycles and latencies.
+double estimate_us(const ComposedConfig& config, const Problem& problem, const RowStats& rows,
+                   const cuda::DeviceFacts& device);
+
+}  // namespace rarefy::gpu

@@ -1,0 +1,92 @@
+// What a configuration costs: the highest of four floors, behind what nobody can hide.
+//
+// Counted per multiprocessor: bytes of the weight at the bandwidth of memory; instructions at four
+// warps a clock; cycles of shared memory for the gathers (measured for random columns: 3.4 a warp
+// for up to 4 bytes a lane, about 2 per quarter of a warp for 16); and the chain of loads that a
+// group waits for, round after round.
+#include <algorithm>
+#include <cmath>
+
+#include "ops/spmm/cuda/composed/config.h"
+
+namespace rarefy::gpu {
+namespace {
+
+constexpr double kLaunchUs = 1.0;           // An empty kernel in a graph.
+constexpr double kMemoryEfficiency = 0.88;  // A copy against the data sheet.
+constexpr double kMemoryClocks = 800;       // Latency of a load that misses L2.
+constexpr double kCacheClocks = 260;        // … that hits L2.
+constexpr double kStepInstructions = 8;     // Addresses, bounds, branch.
+constexpr double kItemInstructions = 30;    // Loading begin and target, storing.
+constexpr double kL1LinesPerGather = 28;    // Lines that a warp's random gather touches.
+
+/// Cycles of shared memory for one gather of a warp.
+double gather_cycles(double bytes_per_lane) {
+  if (bytes_per_lane <= 4) return 3.4;
+  return bytes_per_lane <= 8 ? 6.0 : 8.5 * bytes_per_lane / 16;
+}
+
+}  // namespace
+
+double estimate_us(const ComposedConfig& config, const Problem& problem, const RowStats& rows,
+                   const cuda::DeviceFacts& device) {
+  const double sms = device.multiprocessors;
+  const double hz = device.clock_ghz * 1e3;  // Clocks a microsecond.
+  const double per_lane = static_cast<double>(config.n_tile) / config.n_lanes;
+  const double tiles = std::ceil(static_cast<double>(problem.n) / config.n_tile);
+  const double b_bytes = config.staged ? static_cast<double>(size_of(config.staged_type(problem)))
+                                       : static_cast<double>(size_of(problem.activations));
+
+  // An item's vectors, padded; the steps that its group takes.
+  const double items = std::max(1.0, static_cast<double>(problem.m));
+  const double vectors = rows.mean / config.vec + 0.5;
+  const double steps = std::max(1.0, std::ceil(vectors / config.group + 0.25));
+  const double groups = sms * config.threads * config.blocks / (config.group * config.n_lanes);
+  const double rounds = std::ceil(items * tiles / groups);
+
+  const double nonzero_bytes =
+      static_cast<double>(size_of(problem.weight)) + config.index_bits / 8.0;
+  const double bytes =
+      items * (vectors * config.vec * nonzero_bytes + 8) +
+      static_cast<double>(problem.k * problem.n) *
+          static_cast<double>(size_of(problem.activations)) +
+      static_cast<double>(problem.m * problem.n) * static_cast<double>(size_of(problem.output));
+  const double memory_us = bytes / (device.memory_gb_per_s * kMemoryEfficiency * 1e3);
+
+  const double warps_per_item = config.group * config.n_lanes / 32.0;
+  const double value_bytes = static_cast<double>(size_of(problem.weight)) * config.vec;
+  const double loads =
+      std::ceil(value_bytes / 16) + std::ceil(config.index_bits / 8.0 * config.vec / 16);
+  const double gather_loads = std::ceil(per_lane * b_bytes / 16);
+  const double convert = b_bytes < 4 ? per_lane : 0;
+  const double nonzero_slots = 2 + gather_loads + convert + per_lane;
+  const double step_slots = kStepInstructions + loads + config.vec * nonzero_slots;
+  const double shuffles =
+      config.group > 1 ? per_lane - 1 + std::max(0.0, std::log2(config.group / per_lane)) : 0;
+  const double item_slots = kItemInstructions + 3 * shuffles + 2 * per_lane;
+  const double slots = items * tiles * warps_per_item * (steps * step_slots + item_slots);
+  const double issue_us = slots / (4 * sms) / hz;
+
+  const double gathers = items * tiles * warps_per_item * steps * config.vec;
+  const double gather_us =
+      gathers *
+      (config.staged ? gather_cycles(per_lane * b_bytes)
+                     : std::min(kL1LinesPerGather, 32.0 / config.n_lanes + per_lane)) /
+      sms / hz;
+
+  const double chain = kCacheClocks + std::ceil(steps / config.unroll) * kMemoryClocks +
+                       (config.staged ? 0 : kCacheClocks) + 40 * shuffles / 2 + 100;
+  const double chain_us = rounds * chain / hz;
+
+  // Staging: the blocks of a multiprocessor read B at once, and nothing runs meanwhile.
+  const double staged_bytes = config.staged ? static_cast<double>(config.shared_bytes(problem)) : 0;
+  const double stage_rounds =
+      config.staged ? std::ceil(static_cast<double>(problem.k) / config.threads / 4) : 0;
+  const double stage_us =
+      config.staged ? (kMemoryClocks * stage_rounds + staged_bytes * config.blocks / 64) / hz : 0;
+
+  return kLaunchUs + stage_us + std::max({memory_us, issue_us, gather_us, chain_us}) +
+         0.15 * (memory_us + issue_us + gather_us);
+}
+
+}  // namespace rarefy::gpu

@@ -1,0 +1,265 @@
+// The composed family: its search space, and its operator.
+#include <algorithm>
+#include <cmath>
+#include <set>
+
+#include "base/check.h"
+#include "cuda/kernel.h"
+#include "cuda/memory.h"
+#include "ops/spmm/cuda/composed/config.h"
+#include "ops/spmm/cuda/composed/pack.h"
+#include "ops/spmm/cuda/families.h"
+
+namespace rarefy::gpu {
+namespace {
+
+/// Everything of the weight that lies on the device.
+struct ComposedBuffers {
+  cuda::DeviceBuffer begin, target, columns, values, rows, slots;
+
+  [[nodiscard]] std::size_t bytes() const {
+    return begin.size() + target.size() + columns.size() + values.size() + rows.size() +
+           slots.size();
+  }
+};
+
+cuda::DeviceBuffer copy_buffer(const cuda::Stream& stream, const cuda::DeviceBuffer& from) {
+  cuda::DeviceBuffer to(stream, from.size());
+  cuda::copy_on_device(stream, to.address(), from.address(), from.size());
+  return to;
+}
+
+class ComposedOperator final : public Operator {
+ public:
+  ComposedOperator(const ComposedConfig& config, const Problem& problem, const Weight& weight,
+                   const cuda::Stream& stream)
+      : config_(config), problem_(problem), device_(&stream.device()) {
+    const auto& csr = dynamic_cast<const CsrMatrix&>(*weight.csr);
+    const ComposedArrays arrays =
+        pack_composed(csr, config, longest_piece(config, row_stats(*weight.pattern)));
+    items_ = arrays.items();
+    cut_rows_ = static_cast<std::int64_t>(arrays.rows.size());
+    partial_slots_ = arrays.slots.empty() ? 0 : arrays.slots.back();
+    buffers_.begin = cuda::upload<std::uint32_t>(stream, arrays.begin);
+    buffers_.target = cuda::upload<std::uint32_t>(stream, arrays.target);
+    buffers_.columns = cuda::upload<std::byte>(stream, arrays.columns);
+    buffers_.values = cuda::upload<std::byte>(stream, arrays.values);
+    buffers_.rows = cuda::upload<std::uint32_t>(stream, arrays.rows);
+    buffers_.slots = cuda::upload<std::uint32_t>(stream, arrays.slots);
+    stream.synchronize();  // The arrays go away.
+    const cuda::Cubin cubin = cuda::compile(config.source(problem), device_->facts().arch());
+    kernel_ = cuda::Kernel(*device_, cubin, "spmm_composed");
+    kernel_.allow_shared(config.shared_bytes(problem));
+    if (cut_rows_ > 0) combine_ = cuda::Kernel(*device_, cubin, "spmm_combine");
+    reserve_partials(stream, problem.n);
+  }
+
+  void enqueue(const cuda::Stream& stream, const Operands& o) const override {
+    const std::int64_t tiles = (o.n + config_.n_tile - 1) / config_.n_tile;
+    if (items_ == 0 || tiles == 0) return;
+    if (cut_rows_ > 0) reserve_partials(stream, o.n);
+    const std::int64_t groups = config_.threads / (config_.group * config_.n_lanes);
+    const std::int64_t resident =
+        std::max<std::int64_t>(1, device_->facts().multiprocessors * config_.blocks / tiles);
+    const std::int64_t needed = (items_ + groups - 1) / groups;
+    // With B in shared memory a block is worth keeping for many rounds.
+    const std::int64_t blocks = config_.staged ? std::min(resident, needed) : needed;
+    kernel_.launch(stream,
+                   {.grid = {static_cast<unsigned>(blocks), static_cast<unsigned>(tiles)},
+                    .threads = static_cast<unsigned>(config_.threads),
+                    .shared_bytes = config_.shared_bytes(problem_)},
+                   buffers_.begin.address(), buffers_.target.address(), buffers_.columns.address(),
+                   buffers_.values.address(), o.b, static_cast<long long>(o.b_stride), o.c,
+                   static_cast<long long>(o.c_stride), o.bias, o.residual,
+                   static_cast<long long>(o.residual_stride), partials_.address(),
+                   static_cast<int>(items_), static_cast<int>(problem_.k), static_cast<int>(o.n));
+    if (cut_rows_ == 0) return;
+    constexpr int kMostThreads = 128;
+    combine_.launch(stream,
+                    {.grid = {static_cast<unsigned>(cut_rows_)},
+                     .threads = static_cast<unsigned>(std::min<std::int64_t>(o.n, kMostThreads))},
+                    buffers_.rows.address(), buffers_.slots.address(), partials_.address(),
+                    static_cast<int>(tiles * config_.n_tile), o.c,
+                    static_cast<long long>(o.c_stride), o.bias, o.residual,
+                    static_cast<long long>(o.residual_stride), static_cast<int>(o.n));
+  }
+
+  [[nodiscard]] std::size_t bytes() const override { return buffers_.bytes() + partials_.size(); }
+
+  [[nodiscard]] std::unique_ptr<Operator> copy(const cuda::Stream& stream) const override {
+    return std::unique_ptr<Operator>(new ComposedOperator(*this, stream));
+  }
+
+ private:
+  ComposedOperator(const ComposedOperator& from, const cuda::Stream& stream)
+      : config_(from.config_),
+        problem_(from.problem_),
+        device_(from.device_),
+        kernel_(from.kernel_),
+        combine_(from.combine_),
+        items_(from.items_),
+        cut_rows_(from.cut_rows_),
+        partial_slots_(from.partial_slots_) {
+    buffers_.begin = copy_buffer(stream, from.buffers_.begin);
+    buffers_.target = copy_buffer(stream, from.buffers_.target);
+    buffers_.columns = copy_buffer(stream, from.buffers_.columns);
+    buffers_.values = copy_buffer(stream, from.buffers_.values);
+    buffers_.rows = copy_buffer(stream, from.buffers_.rows);
+    buffers_.slots = copy_buffer(stream, from.buffers_.slots);
+    reserve_partials(stream, problem_.n);
+  }
+
+  /// Grows the scratch for n columns; a graph that was recorded before keeps to fewer.
+  void reserve_partials(const cuda::Stream& stream, std::int64_t n) const {
+    const std::int64_t tiles = (n + config_.n_tile - 1) / config_.n_tile;
+    const std::size_t bytes =
+        static_cast<std::size_t>(partial_slots_ * tiles * config_.n_tile) * sizeof(float);
+    if (bytes > partials_.size()) partials_ = cuda::DeviceBuffer(stream, bytes);
+  }
+
+  ComposedConfig config_;
+  Problem problem_;
+  const cuda::Device* device_;
+  ComposedBuffers buffers_;
+  mutable cuda::DeviceBuffer partials_;
+  cuda::Kernel kernel_, combine_;
+  std::int64_t items_ = 0, cut_rows_ = 0, partial_slots_ = 0;
+};
+
+int power_of_two_at_least(std::int64_t n) {
+  int power = 1;
+  while (power < n) power *= 2;
+  return power;
+}
+
+/// Shapes of a block: threads, and blocks of a multiprocessor.
+struct BlockShape {
+  int threads, blocks;
+};
+constexpr BlockShape kStagedShapes[] = {{1024, 1}, {512, 2}, {1024, 2}};
+constexpr BlockShape kCachedShapes[] = {{256, 4}};
+constexpr int kGroups[] = {1, 2, 4, 8, 16, 32, 128};
+constexpr int kWidestStaged = 32, kWidestCached = 64;
+/// What a thread gathers at once: more is two loads, and twice the accumulators.
+constexpr int kGatherBytes = 16;
+/// With 2048 threads a multiprocessor, a thread has 32 registers: enough for few accumulators.
+constexpr int kMostCrowdedLanes = 2;
+
+/// Every legal configuration for rows of about `mean` nonzeros.
+std::vector<ComposedConfig> search_space(const Problem& problem, double mean,
+                                         const cuda::DeviceFacts& device) {
+  std::vector<ComposedConfig> space;
+  const int b_bytes = static_cast<int>(size_of(problem.activations));
+  const int widest_vec = 16 / static_cast<int>(size_of(problem.weight));
+  const int index_bits = problem.k <= 65536 ? 16 : 32;
+  const double row = std::max(mean, 1.0);
+  const auto add_tiles = [&](bool staged, int widest, std::span<const BlockShape> shapes) {
+    const int tile = std::min(widest, power_of_two_at_least(problem.n));
+    for (int n_tile : {tile, tile / 2}) {
+      if (n_tile < 8 && n_tile != tile) continue;
+      const int n_lanes = std::max(1, n_tile * b_bytes / kGatherBytes);
+      for (int vec : {widest_vec, widest_vec / 2}) {
+        for (int group : kGroups) {
+          // No more threads than vectors, nor rows that take forever.
+          if (group > 1 && (group - 1) * vec >= row) continue;
+          if (group < 32 && row > group * vec * 64) continue;
+          if (group * n_lanes > 128) continue;
+          const bool many_sums = n_tile / n_lanes >= 4 && vec == 8;
+          const int unroll = row > group * vec && !many_sums ? 2 : 1;
+          for (const BlockShape& shape : shapes) {
+            if (shape.threads * shape.blocks == 2048 && n_tile / n_lanes > kMostCrowdedLanes)
+              continue;
+            const ComposedConfig config{index_bits, vec,           unroll,       group, n_tile,
+                                        n_lanes,    shape.threads, shape.blocks, staged};
+            if (config.legal(problem, device)) space.push_back(config);
+          }
+        }
+      }
+    }
+  };
+  add_tiles(true, kWidestStaged, kStagedShapes);
+  // Columns of B that lie apart cost a load each: gathered from memory only where nothing else
+  // fits.
+  if (problem.layout == Layout::kFeatureMajor || problem.n == 1 || space.empty())
+    add_tiles(false, kWidestCached, kCachedShapes);
+  return space;
+}
+
+class ComposedFamily final : public Family {
+ public:
+  [[nodiscard]] std::string_view name() const override { return "composed"; }
+
+  [[nodiscard]] Support supports(const Problem& problem,
+                                 const cuda::DeviceFacts& device) const override {
+    for (DType dtype : {problem.weight, problem.activations, problem.output}) {
+      if (!is_compute_dtype(dtype))
+        return Support::no(fmt::format("expected f32, f16 or bf16, got {}", to_string(dtype)));
+    }
+    if (device.major < 8) return Support::no("needs compute capability 8.0");
+    return Support::yes();
+  }
+
+  [[nodiscard]] std::vector<Candidate> candidates(const Problem& problem,
+                                                  const PatternStats& pattern,
+                                                  const cuda::DeviceFacts& device) const override {
+    const RowStats rows = row_stats(pattern);
+    std::vector<Candidate> found;
+    for (const ComposedConfig& config : search_space(problem, rows.mean, device)) {
+      found.push_back(
+          {.name = config.name(),
+           .estimate_us = estimate_us(config, problem, rows, device),
+           .source = config.source(problem),
+           .build = [config, problem](const Weight& weight, const cuda::Stream& stream) {
+             return std::make_unique<ComposedOperator>(config, problem, weight, stream);
+           }});
+    }
+    return found;
+  }
+
+  [[nodiscard]] std::vector<cuda::Source> all_sources() const override {
+    // The space depends on the dtypes, on N and on how long rows are; K only decides what fits.
+    const cuda::DeviceFacts hopper = large_device();
+    std::vector<cuda::Source> sources;
+    std::set<std::string> seen;
+    for (DType dtype : {DType::kF16, DType::kBF16, DType::kF32}) {
+      for (std::int64_t n : {1, 2, 4, 8, 16, 32, 64}) {
+        for (double mean : {4.0, 40.0, 400.0, 4000.0}) {
+          for (std::int64_t k : {std::int64_t{1024}, std::int64_t{100000}}) {
+            const Problem problem{
+                .m = 4096, .k = k, .n = n, .weight = dtype, .activations = dtype, .output = dtype};
+            for (const ComposedConfig& config : search_space(problem, mean, hopper)) {
+              cuda::Source source = config.source(problem);
+              source.name += fmt::format(".{}", to_string(dtype));
+              if (seen.insert(source.name).second) sources.push_back(std::move(source));
+            }
+          }
+        }
+      }
+    }
+    return sources;
+  }
+
+ private:
+  /// Limits of an H100: with as much shared memory as any.
+  static cuda::DeviceFacts large_device() {
+    cuda::DeviceFacts facts;
+    facts.major = 9;
+    facts.multiprocessors = 132;
+    facts.threads_per_multiprocessor = 2048;
+    facts.registers_per_multiprocessor = 65536;
+    facts.shared_per_multiprocessor = 233472;
+    facts.shared_per_block = 232448;
+    facts.clock_ghz = 1.98;
+    facts.memory_gb_per_s = 3352;
+    return facts;
+  }
+};
+
+}  // namespace
+
+const Family& composed_family() {
+  static const ComposedFamily family;
+  return family;
+}
+
+}  // namespace rarefy::gpu

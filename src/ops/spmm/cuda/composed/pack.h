@@ -1,0 +1,33 @@
+// A weight as the composed kernels read it: items in falling order of length, each a run of whole
+// vectors.
+//
+//   begin    items + 1 × u32   item i owns the vectors [begin[i], begin[i + 1])
+//   target   items × u32       the row of C, or with bit 31 set a slot of partial sums
+//   columns  vectors × VEC × u16 or u32
+//   values   vectors × VEC × f32, f16 or bf16
+//   rows     cut rows × u32    and slots (cut rows + 1 × u32): whose sums lie in which slots
+//
+// A run is padded to whole vectors with zeros at the last column it has.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "formats/csr.h"
+#include "ops/spmm/cuda/composed/config.h"
+
+namespace rarefy::gpu {
+
+struct ComposedArrays {
+  std::vector<std::uint32_t> begin, target;
+  std::vector<std::byte> columns, values;
+  std::vector<std::uint32_t> rows, slots;
+
+  [[nodiscard]] std::int64_t items() const { return static_cast<std::int64_t>(target.size()); }
+};
+
+/// `csr` has 32-bit columns. Throws `Error` (kUnsupported) for 2³¹ rows or 2³² vectors.
+ComposedArrays pack_composed(const CsrMatrix& csr, const ComposedConfig& config,
+                             std::int64_t longest_piece);
+
+}  // namespace rarefy::gpu

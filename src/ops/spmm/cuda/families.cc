@@ -1,0 +1,10 @@
+#include "ops/spmm/cuda/families.h"
+
+namespace rarefy::gpu {
+
+std::span<const Family* const> families() {
+  static const Family* const kFamilies[] = {&composed_family()};
+  return kFamilies;
+}
+
+}  // namespace rarefy::gpu

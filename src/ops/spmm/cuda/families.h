@@ -1,0 +1,10 @@
+// The families of this build; a new one is a function here and a line in families.cc.
+#pragma once
+
+#include "ops/spmm/cuda/device_spmm.h"
+
+namespace rarefy::gpu {
+
+const Family& composed_family();
+
+}  // namespace rarefy::gpu

@@ -1,0 +1,242 @@
+#include "ops/spmm/cuda/search.h"
+
+#include <algorithm>
+#include <chrono>
+#include <random>
+
+#include "base/cache_folder.h"
+#include "base/check.h"
+#include "base/files.h"
+#include "base/json.h"
+#include "cuda/memory.h"
+#include "cuda/timing.h"
+
+namespace rarefy::gpu {
+namespace {
+
+/// Raised when measuring or choosing changes: older choices are misses.
+constexpr int kPolicyVersion = 1;
+
+std::uint64_t fnv1a(std::string_view text) {
+  std::uint64_t hash = 0xCBF29CE484222325ULL;
+  for (char c : text) {
+    hash ^= static_cast<unsigned char>(c);
+    hash *= 0x100000001B3ULL;
+  }
+  return hash;
+}
+
+/// Activations of one measurement: ordinary numbers, since zeros draw less power and run faster.
+cuda::DeviceBuffer random_activations(const cuda::Stream& stream, std::int64_t count, DType dtype) {
+  std::mt19937 random(1);
+  std::normal_distribution<float> normal;
+  std::vector<float> values(static_cast<std::size_t>(count));
+  for (float& v : values) v = normal(random);
+  std::vector<std::byte> bytes(values.size() * size_of(dtype));
+  convert_elements(values.data(), DType::kF32, bytes.data(), dtype, values.size());
+  return cuda::upload<std::byte>(stream, bytes);
+}
+
+Json key_of(const Problem& problem, const PatternStats& pattern, const cuda::Device& device,
+            std::span<const Candidate> candidates) {
+  // What is in the texts decides what is fast: their hash stands for the kernels' version.
+  std::uint64_t texts = 0;
+  for (const Candidate& c : candidates) texts = texts * 31 + fnv1a(c.name + c.source.text);
+  return {{"policy", kPolicyVersion},
+          {"kernels", texts},
+          {"device", device.facts().name},
+          {"compiler", cuda::compiler_state().version},
+          {"m", problem.m},
+          {"k", problem.k},
+          {"n", problem.n},
+          {"weight", to_string(problem.weight)},
+          {"activations", to_string(problem.activations)},
+          {"output", to_string(problem.output)},
+          {"layout", problem.layout == Layout::kTokenMajor ? "tokens" : "features"},
+          {"epilogue", {static_cast<int>(problem.activation), problem.bias, problem.residual}},
+          {"pattern", pattern.fingerprint()}};
+}
+
+/// A file of one choice; whatever is wrong with it is a miss.
+class ChoiceCache {
+ public:
+  ChoiceCache(bool use, const Json& key) : key_(key) {
+    const std::filesystem::path folder = cache_folder();
+    if (use && !folder.empty())
+      path_ = folder / fmt::format("gpu-plan-{:016x}.json", fnv1a(key.dump()));
+  }
+
+  [[nodiscard]] std::optional<Tried> find() const {
+    std::error_code error;
+    if (path_.empty() || !std::filesystem::exists(path_, error)) return std::nullopt;
+    try {
+      const Json entry = parse_json(read_text(path_), path_.string());
+      if (entry.at("key") != key_) return std::nullopt;
+      return Tried{.name = entry.at("name").get<std::string>(),
+                   .measured_us = entry.at("us").get<double>(),
+                   .noise = entry.at("noise").get<double>()};
+    } catch (const std::exception&) {
+      return std::nullopt;
+    }
+  }
+
+  void store(const Tried& best) const {
+    if (path_.empty()) return;
+    try {
+      std::filesystem::create_directories(path_.parent_path());
+      AtomicFile file(path_);
+      file.write(
+          Json{{"key", key_}, {"name", best.name}, {"us", best.measured_us}, {"noise", best.noise}}
+              .dump(1));
+      file.publish();
+    } catch (const std::exception&) {
+      return;  // A full disk costs the next process a search.
+    }
+  }
+
+ private:
+  Json key_;
+  std::filesystem::path path_;
+};
+
+/// Compiles the sources of the first `count` candidates on all cores; a text that does not compile
+/// gets its reason.
+std::vector<std::string> compile_all(std::span<const Candidate> candidates, std::size_t count,
+                                     const cuda::Arch& arch, ThreadPool& pool) {
+  std::vector<std::string> complaints(count);
+  pool.parallel_dynamic(static_cast<std::int64_t>(count), 1,
+                        [&](std::int64_t begin, std::int64_t end) {
+                          for (std::int64_t i = begin; i < end; ++i) {
+                            const auto at = static_cast<std::size_t>(i);
+                            try {
+                              (void)cuda::compile(candidates[at].source, arch);
+                            } catch (const Error& error) {
+                              complaints[at] = error.what();
+                            }
+                          }
+                        });
+  return complaints;
+}
+
+}  // namespace
+
+std::vector<Candidate> enumerate(const Problem& problem, const PatternStats& pattern,
+                                 const cuda::DeviceFacts& device) {
+  std::vector<Candidate> all;
+  for (const Family* family : families()) {
+    if (!family->supports(problem, device)) continue;
+    for (Candidate& c : family->candidates(problem, pattern, device)) all.push_back(std::move(c));
+  }
+  std::stable_sort(all.begin(), all.end(), [](const Candidate& a, const Candidate& b) {
+    return a.estimate_us < b.estimate_us;
+  });
+  return all;
+}
+
+Measurement measure(const Operator& op, const Problem& problem, const cuda::Stream& stream,
+                    double budget_us) {
+  const bool token_major = problem.layout == Layout::kTokenMajor;
+  const cuda::DeviceBuffer b =
+      random_activations(stream, problem.k * problem.n, problem.activations);
+  const cuda::DeviceBuffer c(
+      stream, static_cast<std::size_t>(problem.m * problem.n) * size_of(problem.output));
+  const cuda::DeviceBuffer bias(stream, static_cast<std::size_t>(problem.m) * sizeof(float));
+  cuda::fill_bytes(stream, c.address(), 0, c.size());
+  cuda::fill_bytes(stream, bias.address(), 0, bias.size());
+  const Operands operands{.b = b.address(),
+                          .b_stride = token_major ? problem.k : problem.n,
+                          .c = c.address(),
+                          .c_stride = token_major ? problem.m : problem.n,
+                          .bias = bias.address(),
+                          .residual = problem.residual ? c.address() : 0,
+                          .residual_stride = token_major ? problem.m : problem.n,
+                          .n = problem.n};
+  std::vector<std::unique_ptr<Operator>> copies;
+  const int count = cuda::rotating_copies(op.bytes());
+  for (int i = 1; i < count; ++i) copies.push_back(op.copy(stream));
+  const cuda::Timing timing = cuda::time_calls(
+      stream,
+      [&](int copy) {
+        const Operator& one = copy == 0 ? op : *copies[static_cast<std::size_t>(copy - 1)];
+        one.enqueue(stream, operands);
+      },
+      {.copies = count, .budget_us = budget_us});
+  return {timing.median_us, timing.noise};
+}
+
+Choice choose(const Weight& weight, const Problem& problem, const cuda::Stream& stream,
+              const SearchOptions& options, ThreadPool& pool) {
+  const cuda::Device& device = stream.device();
+  std::vector<Candidate> candidates = enumerate(problem, *weight.pattern, device.facts());
+  if (!options.only.empty())
+    std::erase_if(candidates,
+                  [&](const Candidate& c) { return !c.name.starts_with(options.only); });
+  const ChoiceCache cache(options.use_cache && options.only.empty(),
+                          key_of(problem, *weight.pattern, device, candidates));
+
+  Choice choice;
+  if (const std::optional<Tried> known = cache.find()) {
+    for (const Candidate& c : candidates) {
+      if (c.name != known->name) continue;
+      try {
+        choice.op = c.build(weight, stream);
+        choice.name = c.name;
+        choice.time_us = known->measured_us;
+        choice.tried = {*known};
+        choice.from_cache = true;
+        return choice;
+      } catch (const Error&) {
+        break;  // Another machine's luck: searched again.
+      }
+    }
+  }
+
+  const std::size_t count =
+      std::min(candidates.size(), static_cast<std::size_t>(std::max(options.measure_best, 1)));
+  const std::vector<std::string> complaints =
+      compile_all(candidates, count, device.facts().arch(), pool);
+  const auto start = std::chrono::steady_clock::now();
+  for (std::size_t i = 0; i < candidates.size(); ++i) {
+    const Candidate& c = candidates[i];
+    Tried tried{.name = c.name, .estimate_us = c.estimate_us};
+    const std::chrono::duration<double> spent = std::chrono::steady_clock::now() - start;
+    if (i >= count) {
+      tried.reason = "not measured: estimate";
+    } else if (!complaints[i].empty()) {
+      tried.reason = complaints[i];
+    } else if (choice.op != nullptr && spent.count() > options.time_budget_s) {
+      tried.reason = "not measured: the time budget is spent";
+    } else {
+      try {
+        std::unique_ptr<Operator> op = c.build(weight, stream);
+        const Measurement m = measure(*op, problem, stream);
+        tried.measured_us = m.us;
+        tried.noise = m.noise;
+        tried.bytes = op->bytes();
+        if (choice.op == nullptr || m.us < choice.time_us) {
+          choice.op = std::move(op);
+          choice.name = c.name;
+          choice.time_us = m.us;
+        }
+      } catch (const Error& error) {
+        if (error.kind() == ErrorKind::kInternal) throw;  // The device is in an unknown state.
+        tried.reason = error.what();
+      }
+    }
+    choice.tried.push_back(std::move(tried));
+  }
+  if (choice.op == nullptr)
+    fail(ErrorKind::kUnsupported, "GPU: no kernel for a {}x{} weight of {} and {} columns: {}",
+         problem.m, problem.k, to_string(problem.weight), problem.n,
+         choice.tried.empty() ? "no family supports it" : choice.tried.front().reason);
+  std::stable_sort(choice.tried.begin(), choice.tried.end(), [](const Tried& a, const Tried& b) {
+    const bool measured_a = a.measured_us > 0;
+    const bool measured_b = b.measured_us > 0;
+    if (measured_a != measured_b) return measured_a;
+    return measured_a && a.measured_us < b.measured_us;
+  });
+  cache.store(choice.tried.front());
+  return choice;
+}
+
+}  // namespace rarefy::gpu

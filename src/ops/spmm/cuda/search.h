@@ -1,0 +1,58 @@
+// Which kernel for this weight on this GPU: estimate all, compile and measure the best, keep the
+// winner; remembered on disk.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "ops/spmm/cuda/device_spmm.h"
+#include "rarefy/threads.h"
+
+namespace rarefy::gpu {
+
+struct SearchOptions {
+  int measure_best = 16;       ///< Candidates that are compiled and measured.
+  double time_budget_s = 2.0;  ///< Measuring stops after this long.
+  std::string only;            ///< Candidates whose name starts with this; empty: all.
+  bool use_cache = true;       ///< Takes and keeps choices in the cache folder.
+};
+
+/// A candidate and what became of it.
+struct Tried {
+  std::string name;
+  double estimate_us = 0;
+  double measured_us = 0;  ///< 0: not measured.
+  double noise = 0;
+  std::size_t bytes = 0;
+  std::string reason;  ///< Why it was not measured.
+};
+
+struct Choice {
+  std::unique_ptr<Operator> op;
+  std::string name;
+  double time_us = 0;
+  std::vector<Tried> tried;  ///< Fastest first, then by estimate.
+  bool from_cache = false;
+};
+
+/// Finds the fastest candidate of all families for this weight. A candidate that does not compile
+/// or does not fit in memory is passed over and keeps the reason. Throws `Error` (kUnsupported)
+/// when none is left.
+Choice choose(const Weight& weight, const Problem& problem, const cuda::Stream& stream,
+              const SearchOptions& options = {}, ThreadPool& pool = default_pool());
+
+/// All candidates of all families, best estimate first.
+std::vector<Candidate> enumerate(const Problem& problem, const PatternStats& pattern,
+                                 const cuda::DeviceFacts& device);
+
+/// Time of one run by graph replays, through copies of the weight that exceed the caches.
+struct Measurement {
+  double us = 0, noise = 0;
+};
+Measurement measure(const Operator& op, const Problem& problem, const cuda::Stream& stream,
+                    double budget_us = 30e3);
+
+}  // namespace rarefy::gpu
