@@ -116,35 +116,53 @@ class WindowAvx512 final : public WindowKernel {
   }
 };
 
-class WindowPortable final : public WindowKernel {
+/// What reads activations as they are, in f32.
+struct Plain {
+  std::string_view name;
+  Isa isa;
+  WindowInner *bf16, *f16, *f32;
+  double step_cycles, nonzero_cycles;  ///< Of one token; measured.
+  double decode_cycles;                ///< Of a nonzero, once for all tokens.
+};
+
+class WindowPlain final : public WindowKernel {
  public:
-  [[nodiscard]] std::string_view name() const override { return "window.portable"; }
-  [[nodiscard]] Isa isa() const override { return Isa::kPortable; }
+  explicit WindowPlain(const Plain& level) : level_(level) {}
+  [[nodiscard]] std::string_view name() const override { return level_.name; }
+  [[nodiscard]] Isa isa() const override { return level_.isa; }
 
   [[nodiscard]] SpmmCost cost(const FormatSpec& spec, const PatternStats& pattern,
                               const SpmmProblem& p) const override {
+    const auto n = static_cast<double>(p.n);
+    const auto nnz = static_cast<double>(pattern.nnz);
     return {.bytes = estimated_bytes(spec, pattern, p.weight) + activation_bytes(p),
-            .cycles = 10 * steps(pattern, p) +
-                      static_cast<double>(pattern.nnz) * (4 + 2 * static_cast<double>(p.n))};
+            .cycles = n * steps(pattern, p) * level_.step_cycles +
+                      nnz * (level_.decode_cycles + n * level_.nonzero_cycles)};
   }
 
   void run(const Matrix& matrix, const SpmmArgs& args, ThreadPool& pool) const override {
     const auto& a = dynamic_cast<const WindowMatrix&>(matrix);
     const PaddedActivations x(args.b, a.windows() * WindowMatrix::kWindow, pool);
-    WindowInner* inner = a.dtype() == DType::kBF16  ? window_bf16_portable
-                         : a.dtype() == DType::kF16 ? window_f16_portable
-                                                    : window_f32_portable;
+    WindowInner* inner = a.dtype() == DType::kBF16  ? level_.bf16
+                         : a.dtype() == DType::kF16 ? level_.f16
+                                                    : level_.f32;
     run_blocks(a, args, pool, inner, x.data(),
                x.stride() * static_cast<std::int64_t>(sizeof(float)), 1);
   }
+
+ private:
+  Plain level_;
 };
 
 }  // namespace
 
 std::span<const SpmmKernel* const> window_kernels() {
   static const WindowAvx512 avx512;
-  static const WindowPortable portable;
-  static const SpmmKernel* const kernels[] = {&avx512, &portable};
+  static const WindowPlain avx2(
+      {"window.avx2", Isa::kAvx2, window_bf16_avx2, window_f16_avx2, window_f32_avx2, 60, 0, 0});
+  static const WindowPlain portable({"window.portable", Isa::kPortable, window_bf16_portable,
+                                     window_f16_portable, window_f32_portable, 10, 2, 4});
+  static const SpmmKernel* const kernels[] = {&avx512, &avx2, &portable};
   return kernels;
 }
 

@@ -12,7 +12,7 @@ struct WindowJob {
   const std::uint64_t* offsets;  ///< One a block, and the end of the last.
   const std::uint32_t* steps;    ///< One a block.
   std::int64_t blocks;
-  const void* x;          ///< Portable: f32 activations. AVX-512: tables by window_tables_…().
+  const void* x;          ///< f32 activations; for AVX-512 tables by window_tables_…().
   std::int64_t x_stride;  ///< From token to token, in bytes.
   std::int64_t tokens;
   int parts;  ///< bf16 parts of an activation (bf16 weights with AVX-512).
@@ -21,6 +21,7 @@ struct WindowJob {
 using WindowInner = void(const WindowJob& job);
 
 WindowInner window_bf16_portable, window_f16_portable, window_f32_portable;
+WindowInner window_bf16_avx2, window_f16_avx2, window_f32_avx2;
 WindowInner window_bf16_avx512, window_f16_avx512, window_f32_avx512;
 
 /// Tables of one token, which lies in f32, zero-padded to whole windows. For each window of 128
