@@ -36,8 +36,10 @@ endfunction()
 # would keep either copy.
 set(RAREFY_ISA_FLAGS_avx2 -mavx2 -mfma -mf16c -mbmi -mbmi2 -mpopcnt -mlzcnt)
 set(RAREFY_ISA_FLAGS_avx512 ${RAREFY_ISA_FLAGS_avx2} -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512cd -mavx512vbmi
-    -mavx512vbmi2 -mavx512bf16 -mavx512bitalg -mavx512vpopcntdq -mprefer-vector-width=512
-    -Wno-uninitialized -Wno-maybe-uninitialized)  # GCC 12's own _mm512_undefined trips both (bug 105593)
+    -mavx512vbmi2 -mavx512bf16 -mavx512bitalg -mavx512vpopcntdq -mprefer-vector-width=512)
+if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+  list(APPEND RAREFY_ISA_FLAGS_avx512 -Wno-uninitialized -Wno-maybe-uninitialized)  # Its own _mm512_undefined trips both (bug 105593)
+endif()
 set(RAREFY_ISA_FLAGS_amx ${RAREFY_ISA_FLAGS_avx512} -mamx-tile -mamx-bf16)
 function(rarefy_isa_sources isa)
   set_property(SOURCE ${ARGN} APPEND PROPERTY COMPILE_OPTIONS ${RAREFY_ISA_FLAGS_${isa}})

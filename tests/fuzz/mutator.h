@@ -16,6 +16,8 @@
 #include <cstdlib>
 #include <cstring>
 #include <exception>
+#include <filesystem>
+#include <fstream>
 #include <initializer_list>
 #include <stdexcept>
 #include <string>
@@ -210,10 +212,32 @@ inline std::string run(void (*target)(std::string_view), const Corpus& corpus) {
   return {};
 }
 
+/// With RAREFY_FUZZ_CORPUS=DIR, writes the seeds to DIR/seeds and the words to DIR/words.dict, as
+/// libFuzzer takes them, and ends the program.
+inline void write_corpus_if_asked(const Corpus& corpus) {
+  const char* asked = std::getenv("RAREFY_FUZZ_CORPUS");
+  if (asked == nullptr) return;
+  const std::filesystem::path folder = asked;
+  std::filesystem::create_directories(folder / "seeds");
+  for (std::size_t i = 0; i < corpus.seeds.size(); ++i) {
+    std::ofstream(folder / "seeds" / std::to_string(i), std::ios::binary) << corpus.seeds[i];
+  }
+  std::ofstream words(folder / "words.dict");
+  for (const std::string& word : corpus.words) {
+    if (!word.empty()) words << '"' << escaped(word) << "\"\n";
+  }
+  words.close();
+  std::exit(words ? 0 : 1);
+}
+
 }  // namespace rarefy::fuzz
 
 #ifdef RAREFY_LIBFUZZER
 #define RAREFY_FUZZ_TARGET(Name, target, ...)                                         \
+  extern "C" int LLVMFuzzerInitialize(int*, char***) {                                \
+    ::rarefy::fuzz::write_corpus_if_asked(__VA_ARGS__);                               \
+    return 0;                                                                         \
+  }                                                                                   \
   extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) { \
     ::rarefy::fuzz::run_one(target, {reinterpret_cast<const char*>(data), size});     \
     return 0;                                                                         \

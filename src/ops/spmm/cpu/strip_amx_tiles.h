@@ -3,9 +3,6 @@
 // To be included by ISA files only: everything here has internal linkage.
 #pragma once
 
-// GCC 12 warns about the undefined operands inside its own intrinsics (bug 105593).
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#pragma GCC diagnostic ignored "-Wuninitialized"
 #include <immintrin.h>
 
 #include <utility>

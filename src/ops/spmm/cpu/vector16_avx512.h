@@ -2,9 +2,6 @@
 // set. Internal linkage: each ISA file has its own.
 #pragma once
 
-// GCC 12 warns about the undefined operands inside its own intrinsics (bug 105593).
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#pragma GCC diagnostic ignored "-Wuninitialized"
 #include <immintrin.h>
 
 #include <cstdint>
