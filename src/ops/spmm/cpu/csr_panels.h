@@ -7,6 +7,7 @@
 
 #include "ops/spmm/cpu/csr_engine.h"
 #include "ops/spmm/cpu/strip_activations.h"
+#include "ops/spmm/cpu/transpose_floats.h"
 #include "ops/spmm/epilogue.h"
 #include "ops/spmm/kernel.h"
 #include "ops/spmm/scratch.h"
@@ -56,15 +57,18 @@ inline void store_rows(const Epilogue& epilogue, const float* sums, std::int64_t
                        std::int64_t end, std::int64_t panel_tokens, std::int64_t first_token,
                        std::int64_t tokens) {
   constexpr std::int64_t kRun = 64;
-  float gathered[kRun];
-  for (std::int64_t r0 = begin; r0 < end; r0 += kRun) {
-    const std::int64_t count = std::min(kRun, end - r0);
-    for (std::int64_t t = 0; t < tokens; ++t) {
-      const float* from = sums + (r0 - begin) * panel_tokens + t;
-      const bool plain = epilogue.is_plain_f32();
-      float* to = plain ? epilogue.c().row<float>(first_token + t) + r0 : gathered;
-      for (std::int64_t r = 0; r < count; ++r) to[r] = from[r * panel_tokens];
-      if (!plain) epilogue.store(first_token + t, r0, gathered, count);
+  constexpr std::int64_t kTokens = 16;
+  const bool plain = epilogue.is_plain_f32();
+  float gathered[kTokens * kRun];
+  for (std::int64_t r = begin; r < end; r += kRun, sums += kRun * panel_tokens) {
+    const std::int64_t count = std::min(kRun, end - r);
+    for (std::int64_t t = 0; t < tokens; t += kTokens) {
+      const std::int64_t live = std::min(kTokens, tokens - t);
+      float* to = plain ? epilogue.c().row<float>(first_token + t) + r : gathered;
+      transpose_floats(sums + t, panel_tokens, count, live, to,
+                       plain ? epilogue.c().row_stride : kRun);
+      for (std::int64_t i = 0; !plain && i < live; ++i)
+        epilogue.store(first_token + t + i, r, gathered + i * kRun, count);
     }
   }
 }

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "ops/spmm/cpu/transpose_floats.h"
+
 namespace rarefy::strip {
 namespace {
 
@@ -54,22 +56,30 @@ void pack_amx_tile(const ConstMatrixRef& b, const Activations& x, std::int64_t t
 /// Columns [k_begin, k_end) of one token tile as f32, [k][token].
 void pack_fma_tile(const ConstMatrixRef& b, const Activations& x, std::int64_t tile,
                    std::int64_t k_begin, std::int64_t k_end, float* to) {
-  constexpr std::int64_t kPiece = 256;
-  float piece[kPiece];
+  // 64 columns of 64 tokens are 16 KiB: they fill in L1.
+  constexpr std::int64_t kPiece = 64;
+  constexpr std::int64_t kTokens = 16;
+  float piece[kTokens * kPiece];
   const std::int64_t first = tile * x.tokens;
+  const std::int64_t live_tokens = std::clamp<std::int64_t>(b.rows - first, 0, x.tokens);
   float* out = to + tile * x.padded_k * x.tokens;
   for (std::int64_t k = k_begin; k < k_end; k += kPiece) {
     const std::int64_t stop = std::min(k_end, k + kPiece);
     const std::int64_t live = std::clamp<std::int64_t>(b.cols - k, 0, stop - k);
-    std::fill(piece + live, piece + (stop - k), 0.0F);
-    for (std::int64_t t = 0; t < x.tokens; ++t) {
-      if (first + t < b.rows) {
-        convert_elements(element(b, first + t, k), b.dtype, piece, DType::kF32,
-                         static_cast<std::size_t>(live));
-      } else {
-        std::fill(piece, piece + live, 0.0F);
+    if (live < stop - k || live_tokens < x.tokens)
+      std::fill(out + k * x.tokens, out + stop * x.tokens, 0.0F);
+    for (std::int64_t t = 0; live > 0 && t < live_tokens; t += kTokens) {
+      const std::int64_t tokens = std::min(kTokens, live_tokens - t);
+      const auto* from = reinterpret_cast<const float*>(element(b, first + t, k));
+      std::int64_t stride = b.row_stride;
+      if (b.dtype != DType::kF32) {
+        for (std::int64_t i = 0; i < tokens; ++i)
+          convert_elements(element(b, first + t + i, k), b.dtype, piece + i * kPiece, DType::kF32,
+                           static_cast<std::size_t>(live));
+        from = piece;
+        stride = kPiece;
       }
-      for (std::int64_t i = 0; i < stop - k; ++i) out[(k + i) * x.tokens + t] = piece[i];
+      transpose_floats(from, stride, tokens, live, out + k * x.tokens + t, x.tokens);
     }
   }
 }
