@@ -200,8 +200,8 @@ typedef struct rarefy_matrix rarefy_matrix;
 
 /* Packs a copy of the M x K weight whose element (r, c) lies at dense[r * row_stride + c]; strides
  * count elements, 0 means `cols`. Values keep their dtype; zeros of either sign are not stored.
- * `format` (NUL-terminated): "dense", "csr", "csr16", "bitmap", "window", "delta4", "delta8",
- * "sell8", "sell16", "N:M" such as "2:4", "bsrRxC" such as "bsr16x32"; or NULL: the planner takes
+ * `format` (NUL-terminated): "dense", "csr", "csr16", "bitmap", "window", "csb", "delta4",
+ * "delta8", "sell8", "sell16", "N:M" such as "2:4", "bsrRxC" such as "bsr16x32"; or NULL: the planner takes
  * what is fastest here at 1 and at 128 columns, which may measure for seconds the first time and
  * is then cached.
  * Errors: RAREFY_INVALID_ARGUMENT for an unknown format, dtype, a negative shape or a stride below

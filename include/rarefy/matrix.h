@@ -22,6 +22,7 @@ enum class Format : std::uint8_t {
   kBitmap,  ///< One bit a position and the nonzeros, interleaved in one stream tile by tile.
   kDelta,   ///< Row lists of gaps between nonzeros in 4 or 8 bits, with escapes.
   kWindow,  ///< Lists of nonzeros cut by windows of 128 columns, for gathers from registers.
+  kCsb,     ///< Row lists in blocks of 256×128, for many tokens.
   kSell,    ///< Sliced ELL: slices of 16 rows sorted by length, gaps of 8 or 16 bits.
   kNm,      ///< N of every M consecutive columns.
   kBsr,     ///< Dense blocks of any shape at sparse places.
@@ -40,8 +41,8 @@ struct FormatSpec {
 
   bool operator==(const FormatSpec&) const = default;
 
-  /// "dense", "dense16x32", "csr", "csr16", "bitmap", "window", "delta4", "delta8", "sell8",
-  /// "sell16", "2:4", "bsr16x32".
+  /// "dense", "dense16x32", "csr", "csr16", "bitmap", "window", "csb", "delta4", "delta8",
+  /// "sell8", "sell16", "2:4", "bsr16x32".
   [[nodiscard]] std::string name() const;
   /// The inverse of name(); nullopt when it names no format.
   static std::optional<FormatSpec> parse(std::string_view name);
@@ -55,6 +56,7 @@ inline constexpr FormatSpec kBitmap{Format::kBitmap};
 inline constexpr FormatSpec kDelta4{Format::kDelta, 4};
 inline constexpr FormatSpec kDelta8{Format::kDelta, 8};
 inline constexpr FormatSpec kWindow{Format::kWindow};
+inline constexpr FormatSpec kCsb{Format::kCsb};
 inline constexpr FormatSpec kSell8{Format::kSell, 8};
 inline constexpr FormatSpec kSell16{Format::kSell, 16};
 constexpr FormatSpec dense_tiles(int rows, int cols) {

@@ -19,6 +19,7 @@ constexpr Packer kPackers[] = {
     {Format::kBitmap, false, can_pack_bitmap, pack_bitmap},
     {Format::kDelta, false, can_pack_delta, pack_delta},
     {Format::kWindow, false, can_pack_window, pack_window},
+    {Format::kCsb, false, can_pack_csb, pack_csb},
     {Format::kSell, false, can_pack_sell, pack_sell},
     {Format::kNm, false, can_pack_nm, pack_nm},
     {Format::kBsr, false, can_pack_bsr, pack_bsr},

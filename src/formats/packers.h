@@ -34,6 +34,9 @@ Pack pack_delta;
 CanPack can_pack_window;
 Pack pack_window;
 
+CanPack can_pack_csb;
+Pack pack_csb;
+
 CanPack can_pack_sell;
 Pack pack_sell;
 

@@ -33,6 +33,8 @@ std::string FormatSpec::name() const {
       return fmt::format("delta{}", index_bits);
     case Format::kWindow:
       return "window";
+    case Format::kCsb:
+      return "csb";
     case Format::kSell:
       return fmt::format("sell{}", index_bits);
     case Format::kNm:
@@ -46,7 +48,7 @@ std::string FormatSpec::name() const {
 std::optional<FormatSpec> FormatSpec::parse(std::string_view name) {
   for (const FormatSpec& spec :
        {format::kDense, format::kCsr32, format::kCsr16, format::kBitmap, format::kDelta4,
-        format::kDelta8, format::kWindow, format::kSell8, format::kSell16}) {
+        format::kDelta8, format::kWindow, format::kCsb, format::kSell8, format::kSell16}) {
     if (name == spec.name()) return spec;
   }
   if (name.starts_with("dense")) {

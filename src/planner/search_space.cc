@@ -46,6 +46,8 @@ bool same_family(const SpmmKernel& kernel, const FormatSpec& spec) {
       return family.starts_with("delta") || family == "panel";
     case Format::kWindow:
       return family.starts_with("window") || family == "panel";
+    case Format::kCsb:
+      return family.starts_with("csb") || family == "panel";
     case Format::kSell:
       return family.starts_with("sell") || family == "panel";
     case Format::kNm:
@@ -80,8 +82,9 @@ std::vector<FormatSpec> search_formats(const PlanRequest& request, DType dtype) 
     for (const FormatSpec& spec : request.formats) add(spec);
     return formats;
   }
-  for (const FormatSpec& spec : {format::kBitmap, format::kWindow, format::kSell8, format::kSell16,
-                                 format::kDelta4, format::kDelta8, format::kCsr16, format::kCsr32})
+  for (const FormatSpec& spec :
+       {format::kBitmap, format::kWindow, format::kSell8, format::kSell16, format::kDelta4,
+        format::kDelta8, format::kCsb, format::kCsr16, format::kCsr32})
     add(spec);
   for (const FormatSpec& spec : kNmFormats) add(spec);
   for (const FormatSpec& spec : kBlocks) add(spec);

@@ -96,6 +96,7 @@ inline std::vector<FormatSpec> all_specs() {
           format::kCsr16,
           format::kBitmap,
           format::kWindow,
+          format::kCsb,
           format::kDelta4,
           format::kDelta8,
           format::kSell8,

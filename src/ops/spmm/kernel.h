@@ -23,6 +23,7 @@ std::span<const SpmmKernel* const> sell_kernels();
 std::span<const SpmmKernel* const> onednn_kernels();
 std::span<const SpmmKernel* const> strip_kernels();
 std::span<const SpmmKernel* const> csr_kernels();
+std::span<const SpmmKernel* const> csb_kernels();
 std::span<const SpmmKernel* const> bitmap_panel_kernels();
 std::span<const SpmmKernel* const> sell_panel_kernels();
 

@@ -24,6 +24,7 @@ std::vector<const SpmmKernel*> collect() {
            gather_kernels(),
            strip_kernels(),
            csr_kernels(),
+           csb_kernels(),
            bitmap_panel_kernels(),
            sell_panel_kernels(),
            lists_kernels(),
@@ -85,6 +86,13 @@ double estimated_bytes(const FormatSpec& spec, const PatternStats& pattern, DTyp
       const double lane = weight == DType::kBF16 ? 2 : 1;
       const double padded = nnz + (lane - 1) * 0.5 * windows;
       return padded * (element + 1) + (padded / lane + windows * 2) / 8 * 1.3;
+    }
+    case Format::kCsb: {
+      const double blocks =
+          std::ceil(rows / 256) * std::ceil(static_cast<double>(pattern.cols) / 128);
+      const double lines = rows * std::ceil(static_cast<double>(pattern.cols) / 128);
+      const double visits = lines * (1.0 - std::pow(1.0 - pattern.density(), 128));
+      return nnz * (element + 1) + 2 * visits + 16 * (blocks + 1);
     }
     case Format::kSell: {
       // As kDelta, but an escape holds a value too, and rows are padded to the longest of 16.

@@ -5,27 +5,10 @@
 #include <cstdint>
 
 #include "ops/spmm/cpu/csr_engine.h"
+#include "ops/spmm/cpu/list_values.h"
 
 namespace rarefy::csr {
 namespace {
-
-template <class Vector>
-struct F32Values {
-  using Stored = float;
-  static float at(const Stored* values, std::int64_t i) { return values[i]; }
-};
-template <class Vector>
-struct F16Values {
-  using Stored = std::uint16_t;
-  static float at(const Stored* values, std::int64_t i) { return Vector::half_to_float(values[i]); }
-};
-template <class Vector>
-struct Bf16Values {
-  using Stored = std::uint16_t;
-  static float at(const Stored* values, std::int64_t i) {
-    return __builtin_bit_cast(float, static_cast<std::uint32_t>(values[i]) << 16);
-  }
-};
 
 /// The sums of a row for one panel. With few vectors, products go to two chains in turn: one alone
 /// would wait for the latency of the multiply-add.
@@ -123,12 +106,12 @@ void block_rows(const BlockJob& job) {
   }
 }
 
-template <class Vector, int kVectors, template <class> class Values>
+template <class Vector, int kVectors, class Values>
 void rows_of_index(const Job& job, int index_bits) {
   if (index_bits == 16) {
-    rows<Vector, kVectors, Values<Vector>, std::uint16_t>(job);
+    rows<Vector, kVectors, Values, std::uint16_t>(job);
   } else {
-    rows<Vector, kVectors, Values<Vector>, std::uint32_t>(job);
+    rows<Vector, kVectors, Values, std::uint32_t>(job);
   }
 }
 
@@ -137,7 +120,7 @@ void rows_of_dtype(const Job& job, int index_bits, DType dtype) {
   if (dtype == DType::kF32) {
     rows_of_index<Vector, kVectors, F32Values>(job, index_bits);
   } else if (dtype == DType::kF16) {
-    rows_of_index<Vector, kVectors, F16Values>(job, index_bits);
+    rows_of_index<Vector, kVectors, F16Values<Vector>>(job, index_bits);
   } else {
     rows_of_index<Vector, kVectors, Bf16Values>(job, index_bits);
   }
@@ -146,11 +129,11 @@ void rows_of_dtype(const Job& job, int index_bits, DType dtype) {
 template <class Vector, int kVectors>
 void block_rows_of_dtype(const BlockJob& job, DType dtype) {
   if (dtype == DType::kF32) {
-    block_rows<Vector, kVectors, F32Values<Vector>>(job);
+    block_rows<Vector, kVectors, F32Values>(job);
   } else if (dtype == DType::kF16) {
     block_rows<Vector, kVectors, F16Values<Vector>>(job);
   } else {
-    block_rows<Vector, kVectors, Bf16Values<Vector>>(job);
+    block_rows<Vector, kVectors, Bf16Values>(job);
   }
 }
 
