@@ -16,6 +16,7 @@ std::span<const SpmmKernel* const> panel_kernels();
 std::span<const SpmmKernel* const> gather_kernels();
 std::span<const SpmmKernel* const> lists_kernels();
 std::span<const SpmmKernel* const> nm_kernels();
+std::span<const SpmmKernel* const> nm_panel_kernels();
 std::span<const SpmmKernel* const> dense_rows_kernels();
 std::span<const SpmmKernel* const> bitmap_kernels();
 std::span<const SpmmKernel* const> window_kernels();

@@ -26,6 +26,7 @@ std::vector<const SpmmKernel*> collect() {
            csr_kernels(),
            csb_kernels(),
            bitmap_panel_kernels(),
+           nm_panel_kernels(),
            sell_panel_kernels(),
            lists_kernels(),
            panel_kernels(),

@@ -3,41 +3,15 @@
 #include "ops/sddmm/cpu/sddmm_amx.h"
 
 #include "ops/spmm/cpu/strip_amx_tiles.h"
+#include "ops/spmm/cpu/transpose16_avx512.h"
 
 namespace rarefy::sddmm_cpu {
 namespace {
 
 constexpr std::int64_t kStepBytes = 2 * kTileBytes;  ///< Two halves.
 
-/// lines[p] dword c becomes lines[c] dword p.
-void transpose(__m512i* lines) {
-  __m512i a[16];
-  for (int i = 0; i < 16; i += 2) {
-    a[i] = _mm512_unpacklo_epi32(lines[i], lines[i + 1]);
-    a[i + 1] = _mm512_unpackhi_epi32(lines[i], lines[i + 1]);
-  }
-  // Of each 128-bit lane: b[4q + j] = dwords j of lines 4q … 4q + 3.
-  __m512i b[16];
-  for (int i = 0; i < 16; i += 4) {
-    b[i] = _mm512_unpacklo_epi64(a[i], a[i + 2]);
-    b[i + 1] = _mm512_unpackhi_epi64(a[i], a[i + 2]);
-    b[i + 2] = _mm512_unpacklo_epi64(a[i + 1], a[i + 3]);
-    b[i + 3] = _mm512_unpackhi_epi64(a[i + 1], a[i + 3]);
-  }
-  for (int j = 0; j < 4; ++j) {
-    const __m512i low = _mm512_shuffle_i32x4(b[j], b[4 + j], 0x44);
-    const __m512i low_far = _mm512_shuffle_i32x4(b[8 + j], b[12 + j], 0x44);
-    const __m512i high = _mm512_shuffle_i32x4(b[j], b[4 + j], 0xee);
-    const __m512i high_far = _mm512_shuffle_i32x4(b[8 + j], b[12 + j], 0xee);
-    lines[j] = _mm512_shuffle_i32x4(low, low_far, 0x88);
-    lines[4 + j] = _mm512_shuffle_i32x4(low, low_far, 0xdd);
-    lines[8 + j] = _mm512_shuffle_i32x4(high, high_far, 0x88);
-    lines[12 + j] = _mm512_shuffle_i32x4(high, high_far, 0xdd);
-  }
-}
-
 void store_tile(__m512i* lines, TileOrder order, std::byte* to) {
-  if (order == TileOrder::kRows) transpose(lines);
+  if (order == TileOrder::kRows) transpose16(lines);
   for (int i = 0; i < 16; ++i) _mm512_store_si512(to + 64 * i, lines[i]);
 }
 
