@@ -73,11 +73,15 @@ DeviceFacts Device::facts_of(int index) {
   return facts;
 }
 
+Support Device::supported(const DeviceFacts& facts) {
+  if (facts.major >= 8) return Support::yes();
+  return Support::no(fmt::format("expected compute capability 8.0 or newer, found {}.{}",
+                                 facts.major, facts.minor));
+}
+
 Device::Device(int index) : facts_(facts_of(index)), device_(handle_of(index)) {
-  if (facts_.major < 8)
-    fail(ErrorKind::kUnsupported,
-         "GPU {} ({}): expected compute capability 8.0 or newer, found {}.{}", index, facts_.name,
-         facts_.major, facts_.minor);
+  if (const Support support = supported(facts_); !support)
+    fail(ErrorKind::kUnsupported, "GPU {} ({}): {}", index, facts_.name, support.reason);
   check(driver().cuDevicePrimaryCtxRetain(&context_, device_), "context of GPU {}", index);
   if (facts_.has_memory_pools) {
     check(driver().cuDeviceGetDefaultMemPool(&pool_, device_), "memory pool of GPU {}", index);

@@ -6,6 +6,7 @@
 
 #include "cuda/abi.h"
 #include "cuda/arch.h"
+#include "rarefy/error.h"
 
 namespace rarefy::cuda {
 
@@ -41,6 +42,9 @@ class Device {
 
   /// What the driver says of any GPU, also of one that is too old. Throws `Error` (kUnsupported).
   static DeviceFacts facts_of(int index);
+
+  /// Whether kernels run on a GPU of these facts, and if not, why.
+  static Support supported(const DeviceFacts& facts);
 
   [[nodiscard]] const DeviceFacts& facts() const { return facts_; }
 

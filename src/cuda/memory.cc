@@ -28,6 +28,9 @@ DeviceBuffer::DeviceBuffer(const Stream& stream, std::size_t bytes)
     result = allocate(stream, &address_, bytes);
   }
   if (result == abi::kErrorOutOfMemory) {
+    // What the pool gathered in vain it would keep from everybody else.
+    stream.synchronize();
+    device_->trim_pool();
     const Device::Memory memory = device_->memory();
     fail(ErrorKind::kOutOfMemory, "GPU {}: {:.1f} MB of memory: {:.1f} of {:.1f} MB are free",
          device_->facts().index, static_cast<double>(bytes) / 1e6,

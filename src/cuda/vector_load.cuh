@@ -59,3 +59,7 @@ __device__ __forceinline__ Pack<T, COUNT> load_once(const Pack<T, COUNT>* from) 
     load_once(both.words[i], reinterpret_cast<const char*>(from) + i * kPiece);
   return both.pack;
 }
+
+__device__ __forceinline__ void prefetch_l2(const void* address) {
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(address));
+}

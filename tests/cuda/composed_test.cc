@@ -49,10 +49,9 @@ TEST(PackComposed, HoldsEveryNonzeroOnceInWholeVectors) {
     const TestWeight w({37, 301, pattern, 0.2}, DType::kF32);
     const auto& csr = dynamic_cast<const CsrMatrix&>(*w.csr);
     for (const std::int64_t longest : {16, 64, 1000}) {
-      ComposedConfig config;
-      config.vec = 4;
-      config.index_bits = 16;
-      const ComposedArrays arrays = pack_composed(csr, config, longest);
+      const bool swizzled = longest == 64;
+      const ComposedArrays arrays = pack_composed(
+          csr, {.vec = 4, .index_bits = 16, .swizzled = swizzled, .longest_piece = longest});
       std::vector<float> dense(37 * 301);
       std::map<std::uint32_t, std::uint32_t> row_of_slot;
       for (std::size_t i = 0; i < arrays.rows.size(); ++i) {
@@ -71,7 +70,8 @@ TEST(PackComposed, HoldsEveryNonzeroOnceInWholeVectors) {
         last_count = count;
         for (std::int64_t j = 0; j < count; ++j) {
           const std::size_t at = arrays.begin[i] * 4 + static_cast<std::size_t>(j);
-          dense[row * 301 + columns[at]] += values[at];
+          const unsigned column = columns[at];  // The swizzle is its own inverse.
+          dense[row * 301 + (swizzled ? column ^ (column >> 3 & 7) : column)] += values[at];
         }
       }
       std::vector<float> expected(37 * 301);

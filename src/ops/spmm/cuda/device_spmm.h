@@ -70,7 +70,8 @@ struct Weight {
 struct Candidate {
   std::string name;        ///< "composed.csr16.g8.v4.u2.t512.shared": family first, unique.
   double estimate_us = 0;  ///< From counted bytes and issue slots.
-  cuda::Source source;     ///< Compiled ahead of `build`, by many threads.
+  bool always = false;     ///< Measured whatever its estimate: dense, which no choice may lose to.
+  cuda::Source source;     ///< Compiled ahead of `build`, by many threads; may be empty.
   std::function<std::unique_ptr<Operator>(const Weight& weight, const cuda::Stream& stream)> build;
 };
 

@@ -6,5 +6,6 @@
 namespace rarefy::gpu {
 
 const Family& composed_family();
+const Family& dense_family();
 
 }  // namespace rarefy::gpu

@@ -108,6 +108,7 @@ std::vector<std::string> compile_all(std::span<const Candidate> candidates, std:
                         [&](std::int64_t begin, std::int64_t end) {
                           for (std::int64_t i = begin; i < end; ++i) {
                             const auto at = static_cast<std::size_t>(i);
+                            if (candidates[at].source.text.empty()) continue;
                             try {
                               (void)cuda::compile(candidates[at].source, arch);
                             } catch (const Error& error) {
@@ -191,8 +192,13 @@ Choice choose(const Weight& weight, const Problem& problem, const cuda::Stream& 
     }
   }
 
-  const std::size_t count =
+  // The best estimates first, behind them what is always measured, then the rest.
+  const std::size_t best =
       std::min(candidates.size(), static_cast<std::size_t>(std::max(options.measure_best, 1)));
+  const auto rest =
+      std::stable_partition(candidates.begin() + static_cast<std::ptrdiff_t>(best),
+                            candidates.end(), [](const Candidate& c) { return c.always; });
+  const auto count = static_cast<std::size_t>(rest - candidates.begin());
   const std::vector<std::string> complaints =
       compile_all(candidates, count, device.facts().arch(), pool);
   const auto start = std::chrono::steady_clock::now();
@@ -204,7 +210,7 @@ Choice choose(const Weight& weight, const Problem& problem, const cuda::Stream& 
       tried.reason = "not measured: estimate";
     } else if (!complaints[i].empty()) {
       tried.reason = complaints[i];
-    } else if (choice.op != nullptr && spent.count() > options.time_budget_s) {
+    } else if (choice.op != nullptr && !c.always && spent.count() > options.time_budget_s) {
       tried.reason = "not measured: the time budget is spent";
     } else {
       try {

@@ -1,32 +1,86 @@
 // First phase: B where it can be gathered from, a pack of N_TILE / N_LANES values a column.
 //
 // Staged in shared memory as [k][N_TILE], a random 2-byte gather of a warp takes 3.4 cycles;
-// through L1 it takes as many as it touches lines, about 28.
+// through L1 it takes as many as it touches lines, about 28. Rows of 8 bytes and more lie swizzled,
+// so that threads that each store eight neighbouring rows hit different banks; columns of the
+// weight are packed that way (pack.h).
 #pragma once
 
 #include "cuda/vector_load.cuh"
 
 constexpr int kPerLane = N_TILE / N_LANES;  // Columns of B that a thread accumulates.
+constexpr int kRowBytes = kPerLane * sizeof(StagedB);
+constexpr int kWide = 16 / sizeof(B);  // Values of B that a thread loads at once.
 
-/// Copies columns [n0, n0 + N_TILE) of B to shared memory; what lies beyond n is zero. A thread
-/// makes one lane's pack at a time: neighbours read neighbouring rows of B.
+/// Where row `i` of B lies.
+__device__ __forceinline__ int place_of(int i) {
+  return SWIZZLED ? i ^ (i >> 3 & 7) : i;
+}
+
+__device__ __forceinline__ StagedB to_staged(B x) {
+  if constexpr (sizeof(StagedB) == sizeof(B)) {
+    return reinterpret_cast<const StagedB&>(x);  // The same type.
+  } else {
+    return from_float<StagedB>(to_float(x));
+  }
+}
+
+/// One value at a time: for any shape and alignment.
+__device__ __forceinline__ void stage_values(StagedB* staged, const B* b, i64 b_stride, int k,
+                                             int first, int n, int lane) {
+  using Row = Pack<StagedB, kPerLane>;
+#pragma unroll 1
+  for (int i = threadIdx.x; i < k; i += THREADS) {
+    Row row;
+#pragma unroll
+    for (int j = 0; j < kPerLane; ++j) {
+      const i64 at = TOKEN_MAJOR ? (first + j) * b_stride + i : i * b_stride + first + j;
+      row.value[j] = to_staged(first + j < n ? b[at] : B{});
+    }
+    reinterpret_cast<Row*>(staged)[place_of(i) * N_LANES + lane] = row;
+  }
+}
+
+/// 16 bytes of each token at a time: kWide rows of B are turned in registers.
+__device__ __forceinline__ void stage_tokens(StagedB* staged, const B* b, i64 b_stride, int k,
+                                             int first, int n, int lane) {
+  using Wide = Pack<B, kWide>;
+  constexpr int kRowsAtOnce = SWIZZLED || N_LANES > 1 || kRowBytes >= 16 ? 1 : 16 / kRowBytes;
+  using Rows = Pack<StagedB, kPerLane * kRowsAtOnce>;
+#pragma unroll 1
+  for (int i = threadIdx.x; i < k / kWide; i += THREADS) {
+    Wide token[kPerLane] = {};
+#pragma unroll
+    for (int j = 0; j < kPerLane; ++j) {
+      if (first + j < n) token[j] = reinterpret_cast<const Wide*>(b + (first + j) * b_stride)[i];
+    }
+#pragma unroll
+    for (int r = 0; r < kWide; r += kRowsAtOnce) {
+      Rows rows;
+#pragma unroll
+      for (int q = 0; q < kRowsAtOnce; ++q) {
+#pragma unroll
+        for (int j = 0; j < kPerLane; ++j)
+          rows.value[q * kPerLane + j] = to_staged(token[j].value[r + q]);
+      }
+      reinterpret_cast<Rows*>(staged)[place_of(i * kWide + r) * N_LANES / kRowsAtOnce + lane] =
+          rows;
+    }
+  }
+}
+
+/// Copies columns [n0, n0 + N_TILE) of B to shared memory; what lies beyond n is zero.
 __device__ __forceinline__ void stage_b(StagedB* staged, const B* b, i64 b_stride, int k, int n0,
                                         int n) {
-  using Row = Pack<StagedB, kPerLane>;
-  constexpr int kAhead = kPerLane >= 8 ? 2 : 8 / kPerLane;  // Packs whose loads are in flight.
+  const bool aligned =
+      k % kWide == 0 && b_stride % kWide == 0 && reinterpret_cast<u64>(b) % 16 == 0;
 #pragma unroll 1
   for (int lane = 0; lane < N_LANES; ++lane) {
     const int first = n0 + lane * kPerLane;
-#pragma unroll kAhead
-    for (int i = threadIdx.x; i < k; i += THREADS) {
-      Row row;
-#pragma unroll
-      for (int j = 0; j < kPerLane; ++j) {
-        const i64 at = TOKEN_MAJOR ? (first + j) * b_stride + i : i * b_stride + first + j;
-        const float x = first + j < n ? to_float(b[at]) : 0.0f;
-        row.value[j] = from_float<StagedB>(x);
-      }
-      reinterpret_cast<Row*>(staged)[i * N_LANES + lane] = row;
+    if (TOKEN_MAJOR && aligned) {
+      stage_tokens(staged, b, b_stride, k, first, n, lane);
+    } else {
+      stage_values(staged, b, b_stride, k, first, n, lane);
     }
   }
 }

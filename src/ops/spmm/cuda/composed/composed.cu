@@ -7,7 +7,7 @@
 // the nonzeros.
 //
 // Constants: VALUE, INDEX, B_TYPE, STAGED_TYPE, C_TYPE; N_TILE, N_LANES, GROUP, VEC, UNROLL,
-// THREADS, BLOCKS (a multiprocessor), STAGED, TOKEN_MAJOR, and those of epilogue.cuh.
+// THREADS, BLOCKS (a multiprocessor), STAGED, SWIZZLED, TOKEN_MAJOR, and those of epilogue.cuh.
 #include "cuda/number.cuh"
 #include "cuda/vector_load.cuh"
 
@@ -31,24 +31,41 @@ constexpr int kUnits = THREADS / (kGroupWarps * 32);  // Warps, or groups of war
 constexpr int kGroupsPerUnit = 32 * kGroupWarps / kGroupThreads;
 constexpr u32 kPartial = 0x80000000u;
 
-/// Adds the products of the vectors [from, end), GROUP apart, UNROLL of them loaded ahead.
-template <class Gather>
-__device__ __forceinline__ void accumulate(float (&sums)[kPerLane], const Pack<Index, VEC>* columns,
-                                           const Pack<Value, VEC>* values, u32 from, u32 end,
-                                           const Gather& gather) {
-  for (u32 v = from; v < end; v += GROUP * UNROLL) {
-    Pack<Index, VEC> column[UNROLL];
-    Pack<Value, VEC> value[UNROLL];
+/// UNROLL vectors of nonzeros, GROUP apart, whose loads are in flight together.
+struct Batch {
+  Pack<Index, VEC> column[UNROLL];
+  Pack<Value, VEC> value[UNROLL];
+
+  __device__ __forceinline__ void load(const Pack<Index, VEC>* columns,
+                                       const Pack<Value, VEC>* values, u32 from, u32 end) {
 #pragma unroll
     for (int u = 0; u < UNROLL; ++u) {
-      if (v + u * GROUP < end) {
-        column[u] = load_once(columns + v + u * GROUP);
-        value[u] = load_once(values + v + u * GROUP);
+      if (from + u * GROUP < end) {
+        column[u] = load_once(columns + from + u * GROUP);
+        value[u] = load_once(values + from + u * GROUP);
       }
     }
+  }
+
+  /// Asks for the same to come to L2.
+  __device__ __forceinline__ static void prefetch(const Pack<Index, VEC>* columns,
+                                                  const Pack<Value, VEC>* values, u32 from,
+                                                  u32 end) {
 #pragma unroll
     for (int u = 0; u < UNROLL; ++u) {
-      if (v + u * GROUP < end) {
+      if (from + u * GROUP < end) {
+        prefetch_l2(columns + from + u * GROUP);
+        prefetch_l2(values + from + u * GROUP);
+      }
+    }
+  }
+
+  template <class Gather>
+  __device__ __forceinline__ void multiply(float (&sums)[kPerLane], u32 from, u32 end,
+                                           const Gather& gather) const {
+#pragma unroll
+    for (int u = 0; u < UNROLL; ++u) {
+      if (from + u * GROUP < end) {
 #pragma unroll
         for (int i = 0; i < VEC; ++i) {
           float x[kPerLane];
@@ -56,10 +73,25 @@ __device__ __forceinline__ void accumulate(float (&sums)[kPerLane], const Pack<I
           const float a = to_float(value[u].value[i]);
 #pragma unroll
           for (int j = 0; j < kPerLane; ++j) sums[j] = fmaf(a, x[j], sums[j]);
+          // Four gathers of 16 bytes ahead are enough, and all that 64 registers hold.
+          if constexpr (kPerLane >= 8) {
+            if (i % 4 == 3) asm volatile("" ::: "memory");
+          }
         }
       }
     }
   }
+};
+
+/// The vectors of an item that this thread works on, GROUP apart from `from` on, and where their
+/// sum goes.
+struct Run {
+  u32 from, end, target;
+};
+
+__device__ __forceinline__ Run load_run(const u32* begin, int item, int items, int member) {
+  if (item >= items) return {0, 0};
+  return {begin[item] + member, begin[item + 1]};
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
@@ -81,38 +113,64 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
   const int n_lane = in_unit % N_LANES;
   const int member = in_unit % kGroupThreads / N_LANES;
 
-  // Load B.
-  if constexpr (STAGED) {
-    stage_b(staged, b, b_stride, k, n0, n);
-    __syncthreads();
-  }
-
   // Consecutive items, which are of like length, go to the same warp; warps of consecutive items to
   // different blocks, to and fro.
   const int round = gridDim.x * kUnits * kGroupsPerUnit;
-  for (int first = 0, block = blockIdx.x; first < items;
-       first += round, block = gridDim.x - 1 - block) {
-    const int item = first + (unit * gridDim.x + block) * kGroupsPerUnit + group;
-    const bool works = item < items;
-    const u32 from = works ? begin[item] : 0;
-    const u32 end = works ? begin[item + 1] : 0;
+  const auto item_of = [&](int first, int block) {
+    return first + (unit * static_cast<int>(gridDim.x) + block) * kGroupsPerUnit + group;
+  };
+  int block = blockIdx.x;
+  int item = item_of(0, block);
+  Run run = load_run(begin, item, items, member);
+
+  // Load: the first nonzeros are on their way while B is staged, as far as registers allow.
+  Batch batch;
+  if constexpr (STAGED) {
+    constexpr bool kKeeps = kPerLane * sizeof(StagedB) < 16;
+    if constexpr (kKeeps) {
+      batch.load(columns, values, run.from, run.end);
+    } else {
+      batch.prefetch(columns, values, run.from, run.end);
+    }
+    stage_b(staged, b, b_stride, k, n0, n);
+    __syncthreads();
+    if constexpr (!kKeeps) batch.load(columns, values, run.from, run.end);
+  } else {
+    batch.load(columns, values, run.from, run.end);
+  }
+
+  for (int first = 0; first < items; first += round) {
+    block = gridDim.x - 1 - block;
+    const int next_item = item_of(first + round, block);
+    const Run next = load_run(begin, next_item, items, member);
 
     // Multiply.
     float sums[kPerLane] = {};
+    const auto multiply = [&](const auto& gather) {
+      batch.multiply(sums, run.from, run.end, gather);
+      for (u32 v = run.from + GROUP * UNROLL; v < run.end; v += GROUP * UNROLL) {
+        batch.load(columns, values, v, run.end);
+        batch.multiply(sums, v, run.end, gather);
+      }
+    };
     if constexpr (STAGED) {
-      accumulate(sums, columns, values, from + member, end, GatherStaged{staged, n_lane});
+      multiply(GatherStaged{staged, n_lane});
     } else {
-      accumulate(sums, columns, values, from + member, end,
-                 GatherGlobal{b, b_stride, n0, n, n_lane});
+      multiply(GatherGlobal{b, b_stride, n0, n, n_lane});
     }
+    // Both fly while this item is reduced.
+    batch.load(columns, values, next.from, next.end);
+    const u32 to = item < items ? target[item] : 0;
 
     // Reduce.
     Owned owned = reduce_warp<kPerLane, kSpan>(sums, lane);
     reduce_group<kPerLane, kGroupWarps>(sums, owned, sums_of_warps);
 
     // Store.
-    if (!works || !owned.stores) continue;
-    const u32 to = target[item];
+    const bool stores = item < items && owned.stores;
+    item = next_item;
+    run = next;
+    if (!stores) continue;
 #pragma unroll
     for (int j = 0; j < kPerLane; ++j) {
       if (j >= owned.count) break;

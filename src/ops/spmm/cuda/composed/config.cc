@@ -5,20 +5,10 @@
 #include <algorithm>
 
 #include "cuda/device_text.h"
+#include "ops/spmm/cuda/epilogue.h"
 
 namespace rarefy::gpu {
 namespace {
-
-const char* device_type(DType dtype) {
-  switch (dtype) {
-    case DType::kF32:
-      return "float";
-    case DType::kF16:
-      return "f16";
-    default:
-      return "bf16";
-  }
-}
 
 /// The first KiB of a block's shared memory belongs to the driver.
 constexpr std::size_t kReservedShared = 1024;
@@ -37,24 +27,33 @@ DType ComposedConfig::staged_type(const Problem& problem) const {
 }
 
 cuda::Source ComposedConfig::source(const Problem& problem) const {
-  const auto define = [](const char* name, auto value) {
-    return fmt::format("{}={}", name, value);
+  cuda::Source source{.name = name() + epilogue_name(problem),
+                      .text = std::string(cuda::device_text("ops/spmm/cuda/composed/composed.cu")),
+                      .defines = epilogue_defines(problem)};
+  const auto define = [&](const char* name, auto value) {
+    source.defines.push_back(fmt::format("{}={}", name, value));
   };
-  return {
-      .name = name(),
-      .text = std::string(cuda::device_text("ops/spmm/cuda/composed/composed.cu")),
-      .defines = {define("VALUE", device_type(problem.weight)),
-                  define("INDEX", index_bits == 16 ? "u16" : "u32"),
-                  define("B_TYPE", device_type(problem.activations)),
-                  define("STAGED_TYPE", device_type(staged_type(problem))),
-                  define("C_TYPE", device_type(problem.output)), define("N_TILE", n_tile),
-                  define("N_LANES", n_lanes), define("GROUP", group), define("VEC", vec),
-                  define("UNROLL", unroll), define("THREADS", threads), define("BLOCKS", blocks),
-                  define("STAGED", staged ? "true" : "false"),
-                  define("TOKEN_MAJOR", problem.layout == Layout::kTokenMajor ? "true" : "false"),
-                  define("ACTIVATION", static_cast<int>(problem.activation)),
-                  define("HAS_BIAS", problem.bias ? "true" : "false"),
-                  define("HAS_RESIDUAL", problem.residual ? "true" : "false")}};
+  define("VALUE", device_type(problem.weight));
+  define("INDEX", index_bits == 16 ? "u16" : "u32");
+  define("B_TYPE", device_type(problem.activations));
+  define("STAGED_TYPE", device_type(staged_type(problem)));
+  define("C_TYPE", device_type(problem.output));
+  define("N_TILE", n_tile);
+  define("N_LANES", n_lanes);
+  define("GROUP", group);
+  define("VEC", vec);
+  define("UNROLL", unroll);
+  define("THREADS", threads);
+  define("BLOCKS", blocks);
+  define("STAGED", staged);
+  define("SWIZZLED", swizzled(problem));
+  return source;
+}
+
+bool ComposedConfig::swizzled(const Problem& problem) const {
+  constexpr std::size_t kConflictBytes = 8;
+  const auto per_lane = static_cast<std::size_t>(n_tile / n_lanes);
+  return staged && per_lane * size_of(staged_type(problem)) >= kConflictBytes;
 }
 
 std::size_t ComposedConfig::shared_bytes(const Problem& problem) const {

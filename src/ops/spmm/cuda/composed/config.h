@@ -29,6 +29,9 @@ struct ComposedConfig {
   /// B as it lies in shared memory: f32 for one column, where the conversion would be paid at every
   /// gather, else as it comes.
   [[nodiscard]] DType staged_type(const Problem& problem) const;
+  /// Whether rows of B lie swizzled in shared memory: row i at i ^ (i / 8 % 8). Columns are packed
+  /// as these places.
+  [[nodiscard]] bool swizzled(const Problem& problem) const;
   /// Dynamic shared memory of a block.
   [[nodiscard]] std::size_t shared_bytes(const Problem& problem) const;
   /// Whether the kernel can be compiled and launched, and if not, why.

@@ -36,7 +36,10 @@ class ComposedOperator final : public Operator {
       : config_(config), problem_(problem), device_(&stream.device()) {
     const auto& csr = dynamic_cast<const CsrMatrix&>(*weight.csr);
     const ComposedArrays arrays =
-        pack_composed(csr, config, longest_piece(config, row_stats(*weight.pattern)));
+        pack_composed(csr, {.vec = config.vec,
+                            .index_bits = config.index_bits,
+                            .swizzled = config.swizzled(problem),
+                            .longest_piece = longest_piece(config, row_stats(*weight.pattern))});
     items_ = arrays.items();
     cut_rows_ = static_cast<std::int64_t>(arrays.rows.size());
     partial_slots_ = arrays.slots.empty() ? 0 : arrays.slots.back();
@@ -140,10 +143,14 @@ constexpr BlockShape kStagedShapes[] = {{1024, 1}, {512, 2}, {1024, 2}};
 constexpr BlockShape kCachedShapes[] = {{256, 4}};
 constexpr int kGroups[] = {1, 2, 4, 8, 16, 32, 128};
 constexpr int kWidestStaged = 32, kWidestCached = 64;
+/// Tokens that lie apart cost a register pair each when they are gathered from memory.
+constexpr int kWidestApart = 4;
 /// What a thread gathers at once: more is two loads, and twice the accumulators.
 constexpr int kGatherBytes = 16;
-/// With 2048 threads a multiprocessor, a thread has 32 registers: enough for few accumulators.
-constexpr int kMostCrowdedLanes = 2;
+/// With 2048 threads a multiprocessor, a thread has 32 registers: one sum and few loads.
+constexpr int kMostCrowdedLoads = 4;
+/// Half of that many threads have 64: eight sums and two loads of four nonzeros are too many.
+constexpr int kManySums = 8;
 
 /// Every legal configuration for rows of about `mean` nonzeros.
 std::vector<ComposedConfig> search_space(const Problem& problem, double mean,
@@ -164,11 +171,13 @@ std::vector<ComposedConfig> search_space(const Problem& problem, double mean,
           if (group > 1 && (group - 1) * vec >= row) continue;
           if (group < 32 && row > group * vec * 64) continue;
           if (group * n_lanes > 128) continue;
-          const bool many_sums = n_tile / n_lanes >= 4 && vec == 8;
-          const int unroll = row > group * vec && !many_sums ? 2 : 1;
+          const int sums = n_tile / n_lanes;
+          const bool full = sums >= kManySums || (vec == 8 && (sums >= 4 || !staged));
+          const int unroll = row > group * vec && !full ? 2 : 1;
+          if (!staged && vec == 8 && sums >= 2) continue;  // Spills.
           for (const BlockShape& shape : shapes) {
-            if (shape.threads * shape.blocks == 2048 && n_tile / n_lanes > kMostCrowdedLanes)
-              continue;
+            const bool crowded = shape.threads * shape.blocks == 2048;
+            if (crowded && (sums > 1 || vec * unroll > kMostCrowdedLoads || group > 32)) continue;
             const ComposedConfig config{index_bits, vec,           unroll,       group, n_tile,
                                         n_lanes,    shape.threads, shape.blocks, staged};
             if (config.legal(problem, device)) space.push_back(config);
@@ -181,7 +190,8 @@ std::vector<ComposedConfig> search_space(const Problem& problem, double mean,
   // Columns of B that lie apart cost a load each: gathered from memory only where nothing else
   // fits.
   if (problem.layout == Layout::kFeatureMajor || problem.n == 1 || space.empty())
-    add_tiles(false, kWidestCached, kCachedShapes);
+    add_tiles(false, problem.layout == Layout::kFeatureMajor ? kWidestCached : kWidestApart,
+              kCachedShapes);
   return space;
 }
 

@@ -39,11 +39,12 @@ std::vector<Item> cut_rows(const CsrMatrix& csr, std::int64_t longest, ComposedA
 }
 
 template <class Index, class Bits>
-void fill(const CsrMatrix& csr, const std::vector<Item>& items, int vec, ComposedArrays& arrays) {
+void fill(const CsrMatrix& csr, const std::vector<Item>& items, const PackSpec& spec,
+          ComposedArrays& arrays) {
   const auto* from_columns = csr.col_indices<std::uint32_t>();
   const auto* from_values = static_cast<const Bits*>(csr.values());
   const std::size_t entries =
-      static_cast<std::size_t>(arrays.begin.back()) * static_cast<std::size_t>(vec);
+      static_cast<std::size_t>(arrays.begin.back()) * static_cast<std::size_t>(spec.vec);
   arrays.columns.resize(entries * sizeof(Index));
   arrays.values.resize(entries * sizeof(Bits));
   auto* columns = reinterpret_cast<Index*>(arrays.columns.data());
@@ -51,10 +52,11 @@ void fill(const CsrMatrix& csr, const std::vector<Item>& items, int vec, Compose
   for (std::size_t i = 0; i < items.size(); ++i) {
     const Item& item = items[i];
     const std::int64_t padded =
-        static_cast<std::int64_t>(arrays.begin[i + 1] - arrays.begin[i]) * vec;
+        static_cast<std::int64_t>(arrays.begin[i + 1] - arrays.begin[i]) * spec.vec;
     for (std::int64_t j = 0; j < padded; ++j) {
       const bool real = j < item.count;
-      *columns++ = static_cast<Index>(from_columns[item.begin + (real ? j : item.count - 1)]);
+      const std::uint32_t column = from_columns[item.begin + (real ? j : item.count - 1)];
+      *columns++ = static_cast<Index>(spec.swizzled ? column ^ (column >> 3 & 7) : column);
       *values++ = real ? from_values[item.begin + j] : Bits{};
     }
   }
@@ -62,12 +64,11 @@ void fill(const CsrMatrix& csr, const std::vector<Item>& items, int vec, Compose
 
 }  // namespace
 
-ComposedArrays pack_composed(const CsrMatrix& csr, const ComposedConfig& config,
-                             std::int64_t longest_piece) {
+ComposedArrays pack_composed(const CsrMatrix& csr, const PackSpec& spec) {
   if (csr.rows() >= std::int64_t{kPartial})
     fail(ErrorKind::kUnsupported, "composed: expected fewer than 2^31 rows, got {}", csr.rows());
   ComposedArrays arrays;
-  std::vector<Item> items = cut_rows(csr, longest_piece, arrays);
+  std::vector<Item> items = cut_rows(csr, spec.longest_piece, arrays);
   std::stable_sort(items.begin(), items.end(),
                    [](const Item& a, const Item& b) { return a.count > b.count; });
   arrays.begin.reserve(items.size() + 1);
@@ -76,7 +77,7 @@ ComposedArrays pack_composed(const CsrMatrix& csr, const ComposedConfig& config,
   for (const Item& item : items) {
     arrays.begin.push_back(static_cast<std::uint32_t>(vectors));
     arrays.target.push_back(item.target);
-    vectors += (item.count + config.vec - 1) / config.vec;
+    vectors += (item.count + spec.vec - 1) / spec.vec;
     if (vectors > std::numeric_limits<std::uint32_t>::max())
       fail(ErrorKind::kUnsupported, "composed: {} nonzeros are too many", csr.entries());
   }
@@ -84,12 +85,12 @@ ComposedArrays pack_composed(const CsrMatrix& csr, const ComposedConfig& config,
   const auto with_values = [&](auto index) {
     using Index = decltype(index);
     if (size_of(csr.dtype()) == 4) {
-      fill<Index, std::uint32_t>(csr, items, config.vec, arrays);
+      fill<Index, std::uint32_t>(csr, items, spec, arrays);
     } else {
-      fill<Index, std::uint16_t>(csr, items, config.vec, arrays);
+      fill<Index, std::uint16_t>(csr, items, spec, arrays);
     }
   };
-  if (config.index_bits == 16) {
+  if (spec.index_bits == 16) {
     with_values(std::uint16_t{});
   } else {
     with_values(std::uint32_t{});

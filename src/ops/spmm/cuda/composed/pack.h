@@ -10,11 +10,11 @@
 // A run is padded to whole vectors with zeros at the last column it has.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 
 #include "formats/csr.h"
-#include "ops/spmm/cuda/composed/config.h"
 
 namespace rarefy::gpu {
 
@@ -26,8 +26,15 @@ struct ComposedArrays {
   [[nodiscard]] std::int64_t items() const { return static_cast<std::int64_t>(target.size()); }
 };
 
+/// What packing needs to know.
+struct PackSpec {
+  int vec = 4;
+  int index_bits = 16;
+  bool swizzled = false;  ///< Columns as ComposedConfig::swizzled says.
+  std::int64_t longest_piece = 0;
+};
+
 /// `csr` has 32-bit columns. Throws `Error` (kUnsupported) for 2³¹ rows or 2³² vectors.
-ComposedArrays pack_composed(const CsrMatrix& csr, const ComposedConfig& config,
-                             std::int64_t longest_piece);
+ComposedArrays pack_composed(const CsrMatrix& csr, const PackSpec& spec);
 
 }  // namespace rarefy::gpu

@@ -1,0 +1,41 @@
+// The GPUs of this machine, and what Rarefy needs to run on them. Everything is looked for at run
+// time: the same binary works with and without.
+#pragma once
+
+#include <cstddef>
+#include <string>
+#include <vector>
+
+#include "rarefy/error.h"
+
+namespace rarefy {
+
+/// A library of NVIDIA's that is opened at run time.
+struct GpuLibrary {
+  std::string name;     ///< "driver", "NVRTC", "cuBLASLt"
+  std::string version;  ///< "13.0"; empty where the library does not tell, or is missing.
+  std::string file;     ///< Where it lies.
+  std::string place;  ///< Why it was looked for there: "CUDA_HOME", "the active Python's packages"
+  std::string error;  ///< Why it cannot be used; empty when it can.
+};
+
+/// What was found of each; never throws. They are looked for in $RAREFY_CUDA_LIBS (folders
+/// separated by colons), the loader's path, $CUDA_HOME and $CUDA_PATH, /usr/local/cuda, and the
+/// nvidia/*/lib folders of the active Python's packages, where pip puts them.
+std::vector<GpuLibrary> gpu_libraries();
+
+struct GpuDevice {
+  int index = 0;
+  std::string name;  ///< "NVIDIA H100 80GB HBM3"
+  std::string arch;  ///< "sm_90a": what kernels are compiled for.
+  int multiprocessors = 0;
+  std::size_t memory_bytes = 0, l2_bytes = 0;
+  double clock_ghz = 0;        ///< Boost clock.
+  double memory_gb_per_s = 0;  ///< The data sheet's.
+  Support usable;  ///< No, with the reason, for a GPU or a machine that lacks something.
+};
+
+/// The GPUs that the driver shows; empty without a driver. Never throws.
+std::vector<GpuDevice> gpu_devices();
+
+}  // namespace rarefy

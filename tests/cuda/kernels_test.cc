@@ -1,0 +1,131 @@
+// Every kernel of every search space, compiled for every GPU generation, without a GPU.
+//
+// A spill is a failure where the source does not allow it. Registers are compared with
+// tests/cuda/registers.txt when this machine's NVRTC is the one that made it.
+//   RAREFY_ALL_KERNELS=1        compiles all (minutes on two cores); else a sample
+//   RAREFY_UPDATE_REGISTERS=1   compiles all and writes the table anew
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+
+#include <fstream>
+#include <map>
+#include <mutex>
+#include <set>
+#include <sstream>
+
+#include "cuda/compiler.h"
+#include "nvrtc_or_skip.h"
+#include "ops/spmm/cuda/device_spmm.h"
+#include "rarefy/threads.h"
+#include "shared_data.h"
+
+namespace rarefy::gpu {
+namespace {
+
+bool flag(const char* name) {
+  const char* value = std::getenv(name);
+  return value != nullptr && std::string_view(value) == "1";
+}
+
+std::vector<cuda::Source> all_sources() {
+  std::vector<cuda::Source> sources;
+  for (const Family* family : families()) {
+    for (cuda::Source& source : family->all_sources()) sources.push_back(std::move(source));
+  }
+  return sources;
+}
+
+/// "40 sm_90a composed.csr16…" → registers, by the rest of the line.
+using Table = std::map<std::string, int>;
+
+std::string table_header() {
+  return fmt::format("# Registers a thread of every kernel, as NVRTC {} compiles them.",
+                     cuda::compiler_state().version);
+}
+
+Table read_table() {
+  std::ifstream in(testing::source_path("tests/cuda/registers.txt"));
+  std::string line;
+  if (!std::getline(in, line) || line != table_header()) return {};
+  Table table;
+  while (std::getline(in, line)) {
+    std::istringstream words(line);
+    int registers = 0;
+    std::string name;
+    words >> registers;
+    std::getline(words >> std::ws, name);
+    table[name] = registers;
+  }
+  return table;
+}
+
+void write_table(const Table& table) {
+  std::ofstream out(testing::source_path("tests/cuda/registers.txt"));
+  out << table_header() << '\n';
+  for (const auto& [name, registers] : table) out << registers << ' ' << name << '\n';
+}
+
+TEST(Kernels, NamesAreUnique) {
+  std::set<std::string> names;
+  for (const cuda::Source& source : all_sources())
+    EXPECT_TRUE(names.insert(source.name).second) << source.name;
+}
+
+TEST(Kernels, CompileForEveryGenerationWithoutSpills) {
+  RAREFY_SKIP_WITHOUT_NVRTC();
+  const bool update = flag("RAREFY_UPDATE_REGISTERS");
+  const std::vector<cuda::Source> sources = all_sources();
+  // A prime, so that the sample goes through every dimension of the spaces.
+  const std::size_t step = update || flag("RAREFY_ALL_KERNELS") ? 1 : 211;
+  std::vector<std::pair<const cuda::Source*, cuda::Arch>> work;
+  std::size_t at = 0;
+  for (const cuda::Source& source : sources) {
+    for (const cuda::Arch& arch : cuda::kTestedArchs) {
+      if (arch.number() < source.oldest_arch || !cuda::can_compile(arch)) continue;
+      if (at++ % step == 0) work.emplace_back(&source, arch);
+    }
+  }
+  const Table expected = update ? Table{} : read_table();
+  Table table;
+  std::vector<std::string> problems;
+  std::mutex mutex;
+  default_pool().parallel_dynamic(
+      static_cast<std::int64_t>(work.size()), 1, [&](std::int64_t begin, std::int64_t end) {
+        for (std::int64_t i = begin; i < end; ++i) {
+          const auto& [source, arch] = work[static_cast<std::size_t>(i)];
+          std::vector<cuda::KernelFacts> kernels;
+          std::string problem;
+          try {
+            kernels = cuda::compile(*source, arch).kernels;
+          } catch (const Error& error) {
+            problem = error.what();
+          }
+          const std::scoped_lock lock(mutex);
+          if (!problem.empty()) problems.push_back(problem);
+          for (const cuda::KernelFacts& kernel : kernels) {
+            const std::string name =
+                fmt::format("{} {} {}", arch.name(), source->name, kernel.name);
+            table[name] = kernel.registers;
+            if (kernel.local > 0 && !source->may_spill)
+              problems.push_back(fmt::format("{}: {} bytes of local memory", name, kernel.local));
+            const auto known = expected.find(name);
+            if (!expected.empty() && known == expected.end()) {
+              problems.push_back(name + " is not in tests/cuda/registers.txt");
+            } else if (known != expected.end() && known->second != kernel.registers) {
+              problems.push_back(fmt::format("{}: {} registers, expected {}", name,
+                                             kernel.registers, known->second));
+            }
+          }
+        }
+      });
+  constexpr std::size_t kMostShown = 40;
+  for (std::size_t i = 0; i < problems.size() && i < kMostShown; ++i) ADD_FAILURE() << problems[i];
+  EXPECT_EQ(problems.size(), 0U) << "of " << work.size() << " compilations";
+  if (update) write_table(table);
+  if (expected.empty() && !update)
+    std::printf("no table of registers for NVRTC %d: nothing to compare with\n",
+                cuda::compiler_state().version);
+}
+
+}  // namespace
+}  // namespace rarefy::gpu
