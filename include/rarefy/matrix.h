@@ -125,8 +125,18 @@ struct PatternStats {
   std::vector<std::uint16_t>
       block_nnz;  ///< ceil(rows/block_rows) × ceil(cols/block_cols), row-major.
 
+  /// Blocks of a smaller shape that hold a nonzero.
+  struct UsedBlocks {
+    int rows = 0, cols = 0;
+    std::int64_t count = 0;
+  };
+  std::vector<UsedBlocks> used_blocks;  ///< Of 16×16, 8×8 and 4×4.
+
   [[nodiscard]] double density() const;
   [[nodiscard]] double block_density() const;  ///< Share of blocks that hold a nonzero.
+  /// Share of rows×cols blocks that hold a nonzero: counted for multiples of the block grid and the
+  /// shapes of `used_blocks`, otherwise as if nonzeros lay at random within a block of the grid.
+  [[nodiscard]] double block_share(int rows_of_block, int cols_of_block) const;
   /// Hash of shape, nnz, a 16-bin histogram of block densities and 9 quantiles of row_nnz: the
   /// pattern part of a plan's key.
   [[nodiscard]] std::uint64_t fingerprint() const;

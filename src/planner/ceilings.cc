@@ -128,6 +128,21 @@ MachineCeilings measure_ceilings(ThreadPool& pool) {
   return ceilings;
 }
 
+bool is_due(const KnownCeilings& known, std::int64_t now) {
+  constexpr int kTimes = 5;
+  constexpr std::int64_t kApart = 600;
+  return known.times > 0 && known.times < kTimes && now - known.measured_at >= kApart;
+}
+
+KnownCeilings best_of_both(const KnownCeilings& known, const MachineCeilings& now,
+                           std::int64_t when) {
+  return {.best = {.dram_gb_per_s = std::max(known.best.dram_gb_per_s, now.dram_gb_per_s),
+                   .cache_gb_per_s = std::max(known.best.cache_gb_per_s, now.cache_gb_per_s),
+                   .ghz = std::max(known.best.ghz, now.ghz)},
+          .measured_at = when,
+          .times = known.times + 1};
+}
+
 MachineCeilings assumed_ceilings(int threads) {
   // A server core's share of memory bandwidth once several work, its L2, its clock under AVX-512.
   constexpr double kDramPerThread = 10.0;

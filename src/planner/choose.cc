@@ -14,6 +14,13 @@ namespace {
 constexpr double kLeastGain = 0.02;
 /// Estimates are further off than measurements; a plan that rests on them alone wants more.
 constexpr double kLeastEstimatedGain = 0.10;
+/// Sparse formats whose objectives differ by no more than this, or by their noise up to the second
+/// number, count as equally fast: the smallest is taken. So a repeated search ends alike, and what
+/// cannot be told apart costs no memory.
+constexpr double kTie = 0.03;
+constexpr double kMostTie = 0.08;
+/// Kernels of one format that are this close are equally fast: the lower estimate decides.
+constexpr double kKernelTie = 0.02;
 
 bool is_dense(const FormatSpec& format) {
   return format.format == Format::kDense;
@@ -75,8 +82,22 @@ std::string over_budget(std::size_t bytes, std::size_t budget) {
 struct Standing {
   FormatSpec format;
   Score score;
+  std::size_t bytes = 0;
   bool fits = true;
 };
+
+/// The smallest of those that are as fast as `best`.
+const Standing* smallest_of_equals(std::span<const Standing* const> rivals, const Standing& best) {
+  const Standing* smallest = &best;
+  for (const Standing* s : rivals) {
+    const double noise = std::hypot(s->score.noise, best.score.noise);
+    const double tie = std::clamp(noise, kTie, kMostTie);
+    if (s->score.measured && s->score.value <= best.score.value * (1 + tie) &&
+        s->bytes < smallest->bytes)
+      smallest = s;
+  }
+  return smallest;
+}
 
 void give_reasons(std::span<Entry> entries, const PlanRequest& request,
                   std::span<const Standing> standings, const Standing& chosen) {
@@ -109,6 +130,13 @@ void give_reasons(std::span<Entry> entries, const PlanRequest& request,
     } else if (rival && standing->score.value > chosen.score.value) {
       c.reason = fmt::format("slower over all workloads: {:.2f} of dense against {:.2f}",
                              standing->score.value, chosen.score.value);
+    } else if (rival && !is_dense(chosen.format) && c.format != chosen.format) {
+      c.reason =
+          fmt::format("as fast within the noise, but {:.1f} MB against {:.1f} MB",
+                      static_cast<double>(c.bytes) / 1e6, static_cast<double>(chosen.bytes) / 1e6);
+    } else if (c.format == chosen.format) {
+      c.reason = fmt::format("as fast within the noise: {:.0f} us against {:.0f} us", c.time_us(),
+                             best_us);
     } else {
       c.reason = fmt::format("not faster than dense by more than the noise ({:.1f} %)",
                              100 * std::max(2 * c.noise, kLeastGain));
@@ -119,14 +147,22 @@ void give_reasons(std::span<Entry> entries, const PlanRequest& request,
 }  // namespace
 
 const Entry* best_of(std::span<const Entry> entries, const FormatSpec& format, std::int64_t n) {
+  const auto competes = [&](const Entry& e) {
+    return e.possible() && e.candidate.format == format && e.candidate.n == n;
+  };
+  const bool measured = std::any_of(entries.begin(), entries.end(), [&](const Entry& e) {
+    return competes(e) && e.candidate.measured_us > 0;
+  });
+  double fastest = std::numeric_limits<double>::infinity();
+  for (const Entry& e : entries) {
+    if (competes(e) && (e.candidate.measured_us > 0) == measured)
+      fastest = std::min(fastest, e.candidate.time_us());
+  }
   const Entry* best = nullptr;
-  for (const Entry& entry : entries) {
-    if (!entry.possible() || entry.candidate.format != format || entry.candidate.n != n) continue;
-    const bool measured = entry.candidate.measured_us > 0;
-    const bool best_measured = best != nullptr && best->candidate.measured_us > 0;
-    if (best == nullptr || (measured && !best_measured) ||
-        (measured == best_measured && entry.candidate.time_us() < best->candidate.time_us()))
-      best = &entry;
+  for (const Entry& e : entries) {
+    if (!competes(e) || (e.candidate.measured_us > 0) != measured) continue;
+    if (e.candidate.time_us() > fastest * (measured ? 1 + kKernelTie : 1)) continue;
+    if (best == nullptr || e.candidate.estimate_us < best->candidate.estimate_us) best = &e;
   }
   return best;
 }
@@ -163,6 +199,7 @@ std::optional<FormatSpec> choose_format(std::span<Entry> entries, const PlanRequ
   for (const FormatSpec& format : distinct_formats(entries)) {
     standings.push_back({.format = format,
                          .score = score_of(entries, request, format),
+                         .bytes = bytes_of(entries, format),
                          .fits = bytes_of(entries, format) <= request.memory_budget});
   }
   const Standing* dense = nullptr;
@@ -178,7 +215,7 @@ std::optional<FormatSpec> choose_format(std::span<Entry> entries, const PlanRequ
                        : std::any_of(standings.begin(), standings.end(), [](const Standing& s) {
                            return s.fits && s.score.complete && s.score.measured;
                          });
-  const Standing* sparse = nullptr;
+  std::vector<const Standing*> rivals;
   for (const Standing& s : standings) {
     if (is_dense(s.format) || !s.fits || !s.score.complete) continue;
     if (only_measured && !s.score.measured) continue;
@@ -187,8 +224,13 @@ std::optional<FormatSpec> choose_format(std::span<Entry> entries, const PlanRequ
           s.score.measured ? std::max(kLeastGain, 2 * s.score.noise) : kLeastEstimatedGain;
       if (s.score.value > dense->score.value * (1 - gain)) continue;
     }
-    if (sparse == nullptr || s.score.value < sparse->score.value) sparse = &s;
+    rivals.push_back(&s);
   }
+  const Standing* sparse = nullptr;
+  for (const Standing* s : rivals) {
+    if (sparse == nullptr || s->score.value < sparse->score.value) sparse = s;
+  }
+  if (sparse != nullptr && sparse->score.measured) sparse = smallest_of_equals(rivals, *sparse);
   const Standing* chosen = sparse != nullptr ? sparse : dense;
   if (chosen == nullptr) return std::nullopt;
   give_reasons(entries, request, standings, *chosen);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <vector>
 
 namespace rarefy::planning {
 namespace {
@@ -50,11 +51,22 @@ std::array<int, 5> row_quantiles(const PatternStats& p) {
   return quantiles;
 }
 
+/// Shares of used blocks of other shapes, in sixteenths: what BSR of that shape would store.
+std::vector<int> shares_of_shapes(const PatternStats& p) {
+  constexpr std::array<int, 5> kSizes{4, 8, 16, 32, 64};
+  std::vector<int> shares;
+  shares.reserve(kSizes.size());
+  for (int size : kSizes)
+    shares.push_back(static_cast<int>(std::lround(16 * p.block_share(size, size))));
+  return shares;
+}
+
 }  // namespace
 
 Json pattern_class(const PatternStats& pattern) {
   return {{"density", density_step(pattern.density())},
           {"blocks", block_shares(pattern)},
+          {"squares", shares_of_shapes(pattern)},
           {"rows", row_quantiles(pattern)}};
 }
 

@@ -125,8 +125,8 @@ std::vector<Plan> Planner::plan_all(std::span<const PlanJob> jobs, const PlanReq
     if (format == plans[i].format) continue;
     alone.formats = {format};
     const planning::SearchInputs inputs{
-        *jobs[i].weight,       patterns[i],       alone, {}, spmm_kernels(),
-        impl_->get_ceilings(), impl_->pool.size()};
+        *jobs[i].weight,   patterns[i], alone, {}, spmm_kernels(), impl_->get_ceilings(false),
+        impl_->pool.size()};
     plans[i] = planning::choose_again(inputs, plans[i]);
   }
   return plans;

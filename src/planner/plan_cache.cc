@@ -88,25 +88,30 @@ void PlanCache::store_plan(const Json& key, const CachedPlan& cached) const {
            {"complete", cached.effort.complete}}}});
 }
 
-std::optional<MachineCeilings> PlanCache::find_ceilings(const Json& key) const {
+std::optional<KnownCeilings> PlanCache::find_ceilings(const Json& key) const {
   const std::optional<Json> value = find("ceilings", key);
   if (!value) return std::nullopt;
   try {
-    const MachineCeilings ceilings{value->at("dram_gb_per_s").get<double>(),
-                                   value->at("cache_gb_per_s").get<double>(),
-                                   value->at("ghz").get<double>()};
-    const bool sane = ceilings.dram_gb_per_s > 0 && ceilings.cache_gb_per_s > 0 && ceilings.ghz > 0;
-    return sane ? std::optional(ceilings) : std::nullopt;
+    const KnownCeilings known{
+        .best = {value->at("dram_gb_per_s").get<double>(),
+                 value->at("cache_gb_per_s").get<double>(), value->at("ghz").get<double>()},
+        .measured_at = value->at("measured_at").get<std::int64_t>(),
+        .times = value->at("times").get<int>()};
+    const MachineCeilings& best = known.best;
+    const bool sane = best.dram_gb_per_s > 0 && best.cache_gb_per_s > 0 && best.ghz > 0;
+    return sane ? std::optional(known) : std::nullopt;
   } catch (const std::exception&) {
     return std::nullopt;
   }
 }
 
-void PlanCache::store_ceilings(const Json& key, const MachineCeilings& ceilings) const {
+void PlanCache::store_ceilings(const Json& key, const KnownCeilings& known) const {
   store("ceilings", key,
-        {{"dram_gb_per_s", ceilings.dram_gb_per_s},
-         {"cache_gb_per_s", ceilings.cache_gb_per_s},
-         {"ghz", ceilings.ghz}});
+        {{"dram_gb_per_s", known.best.dram_gb_per_s},
+         {"cache_gb_per_s", known.best.cache_gb_per_s},
+         {"ghz", known.best.ghz},
+         {"measured_at", known.measured_at},
+         {"times", known.times}});
 }
 
 MeasureLock::MeasureLock(const std::filesystem::path& directory) {

@@ -1,6 +1,7 @@
 // Plans on disk: one small JSON file a key. Whatever is wrong with a file is a miss.
 #pragma once
 
+#include <cstdint>
 #include <filesystem>
 #include <optional>
 #include <string>
@@ -22,6 +23,14 @@ struct CachedPlan {
   Effort effort;
 };
 
+/// Ceilings beside when they were last measured (seconds since 1970) and how often; 0 times: given,
+/// not measured.
+struct KnownCeilings {
+  MachineCeilings best;
+  std::int64_t measured_at = 0;
+  int times = 0;
+};
+
 /// A folder of entries. Every entry repeats its whole key, so that neither a hash collision nor a
 /// renamed file passes for another; writers go through a temporary file and a rename, so that
 /// readers see an old entry or a new one. No operation throws for what is on disk, nor for a folder
@@ -34,8 +43,8 @@ class PlanCache {
   [[nodiscard]] std::optional<CachedPlan> find_plan(const Json& key) const;
   void store_plan(const Json& key, const CachedPlan& plan) const;
 
-  [[nodiscard]] std::optional<MachineCeilings> find_ceilings(const Json& key) const;
-  void store_ceilings(const Json& key, const MachineCeilings& ceilings) const;
+  [[nodiscard]] std::optional<KnownCeilings> find_ceilings(const Json& key) const;
+  void store_ceilings(const Json& key, const KnownCeilings& known) const;
 
   /// Where the entry of `key` lies: "plan-0123456789abcdef.json".
   [[nodiscard]] std::filesystem::path path_of(const char* kind, const Json& key) const;

@@ -1,5 +1,6 @@
 // The planner's life: cache, ceilings, search; what is asked of it goes through here.
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <cstdlib>
 #include <mutex>
@@ -22,14 +23,20 @@ namespace rarefy {
 namespace {
 
 /// Raised when the way of measuring or choosing changes: older plans are misses.
-constexpr int kPolicyVersion = 1;
+constexpr int kPolicyVersion = 2;
 
 /// A weight this large cannot have come from a private cache.
-constexpr std::size_t kTellingBytes = std::size_t{64} << 20;
+constexpr std::size_t kTellingBytes = std::size_t{32} << 20;
 
 bool environment_flag(const char* name) {
   const char* value = std::getenv(name);
   return value != nullptr && std::string_view(value) == "1";
+}
+
+std::int64_t unix_seconds() {
+  return std::chrono::duration_cast<std::chrono::seconds>(
+             std::chrono::system_clock::now().time_since_epoch())
+      .count();
 }
 
 Json workload_key(const std::vector<Workload>& workloads) {
@@ -78,22 +85,25 @@ Planner::Impl::Impl(Options given, ThreadPool& threads)
   explain = environment_flag("RAREFY_EXPLAIN");
 }
 
-const MachineCeilings& Planner::Impl::get_ceilings() {
-  if (ceilings) return *ceilings;
+const MachineCeilings& Planner::Impl::get_ceilings(bool may_measure) {
   const Json key = planning::machine_key(pool.size());
-  ceilings = cache.find_ceilings(key);
-  if (ceilings) return *ceilings;
-  if (options.freeze) {
-    ceilings = planning::assumed_ceilings(pool.size());
-    return *ceilings;
+  if (!ceilings) ceilings = cache.find_ceilings(key);
+  if (!may_measure || options.freeze) {
+    if (!ceilings) ceilings = planning::KnownCeilings{planning::assumed_ceilings(pool.size())};
+    return ceilings->best;
   }
+  if (ceilings && (refreshed || !planning::is_due(*ceilings, unix_seconds())))
+    return ceilings->best;
   const planning::MeasureLock lock(cache.directory());
   ceilings = cache.find_ceilings(key);  // Another process may have been first.
-  if (!ceilings) {
-    ceilings = planning::measure_ceilings(pool);
+  if (!ceilings || planning::is_due(*ceilings, unix_seconds())) {
+    const MachineCeilings now = planning::measure_ceilings(pool);
+    ceilings = ceilings ? planning::best_of_both(*ceilings, now, unix_seconds())
+                        : planning::KnownCeilings{now, unix_seconds(), 1};
     cache.store_ceilings(key, *ceilings);
   }
-  return *ceilings;
+  refreshed = true;
+  return ceilings->best;
 }
 
 Json Planner::Impl::key_of(const RowSource& weight, const PatternStats& pattern,
@@ -157,9 +167,9 @@ Plan Planner::Impl::make_plan(const RowSource& weight, const PatternStats& patte
   const Json key = key_of(weight, pattern, nm_formats, request);
   if (std::optional<Plan> plan = cached(key, weight, pattern, request)) return *std::move(plan);
 
-  const planning::SearchInputs inputs{weight,         pattern,        request,    nm_formats,
-                                      spmm_kernels(), get_ceilings(), pool.size()};
   const bool may_measure = !options.freeze && request.measure_best > 0;
+  const planning::SearchInputs inputs{
+      weight, pattern, request, nm_formats, spmm_kernels(), get_ceilings(may_measure), pool.size()};
   if (!may_measure) return planning::search(inputs, nullptr).plan;
 
   const planning::MeasureLock lock(cache.directory());
@@ -181,8 +191,8 @@ void Planner::Impl::learn_from(const Plan& plan, const PlanRequest& request) {
     if (c.measured_us > 0 && c.bytes >= kTellingBytes)
       fastest = std::max(fastest, static_cast<double>(c.bytes) / (c.measured_us * 1e3));
   }
-  if (fastest <= ceilings->dram_gb_per_s) return;
-  ceilings->dram_gb_per_s = fastest;
+  if (fastest <= ceilings->best.dram_gb_per_s) return;
+  ceilings->best.dram_gb_per_s = fastest;
   cache.store_ceilings(planning::machine_key(pool.size()), *ceilings);
 }
 
@@ -204,7 +214,7 @@ Plan Planner::plan(const RowSource& weight, const PatternStats& pattern,
 
 const MachineCeilings& Planner::ceilings() {
   const std::scoped_lock lock(impl_->mutex);
-  return impl_->get_ceilings();
+  return impl_->get_ceilings(true);
 }
 
 ThreadPool& Planner::pool() const {

@@ -15,7 +15,9 @@ namespace rarefy {
 struct Planner::Impl {
   Impl(Options given, ThreadPool& threads);
 
-  const MachineCeilings& get_ceilings();
+  /// The best that was ever seen. `may_measure`: they are measured where nobody has, and again
+  /// where it is due.
+  const MachineCeilings& get_ceilings(bool may_measure);
   Plan make_plan(const RowSource& weight, const PatternStats& pattern, const PlanRequest& request);
   [[nodiscard]] Json key_of(const RowSource& weight, const PatternStats& pattern,
                             std::span<const FormatSpec> nm_formats,
@@ -34,7 +36,8 @@ struct Planner::Impl {
   planning::PlanCache cache;
   bool explain = false;
   std::mutex mutex;
-  std::optional<MachineCeilings> ceilings;
+  std::optional<planning::KnownCeilings> ceilings;
+  bool refreshed = false;  ///< Looked whether they are due, in this process.
   planning::Evictor evictor;
 };
 

@@ -1,5 +1,7 @@
 #include "planner/search_space.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <atomic>
 
@@ -148,12 +150,20 @@ std::vector<Entry> enumerate_candidates(const RowSource& weight, const PatternSt
   ns.erase(std::unique(ns.begin(), ns.end()), ns.end());
 
   const bool from_cache = stays_in_cache(request.working_set);
+  const std::size_t dense_bytes = estimate_packed_bytes(format::kDense, pattern, weight.dtype());
   std::vector<Entry> entries;
   for (const FormatSpec& spec : search_formats(request, weight.dtype())) {
     Support packable = can_pack(spec, weight.rows(), weight.cols(), weight.dtype());
     if (packable && spec.format == Format::kNm &&
         std::find(nm_formats.begin(), nm_formats.end(), spec) == nm_formats.end()) {
       packable = Support::no("the nonzeros do not keep this pattern");
+    }
+    const std::size_t bytes = estimate_packed_bytes(spec, pattern, weight.dtype());
+    const bool asked_for = !request.formats.empty() || !request.kernels.empty();
+    if (packable && spec.format != Format::kDense && !asked_for && bytes >= dense_bytes) {
+      packable = Support::no(fmt::format("stores more than dense: {:.1f} MB against {:.1f} MB",
+                                         static_cast<double>(bytes) / 1e6,
+                                         static_cast<double>(dense_bytes) / 1e6));
     }
     if (!packable) {
       for (std::int64_t n : ns) {
@@ -163,7 +173,6 @@ std::vector<Entry> enumerate_candidates(const RowSource& weight, const PatternSt
       }
       continue;
     }
-    const std::size_t bytes = estimate_packed_bytes(spec, pattern, weight.dtype());
     for (std::int64_t n : ns) {
       const SpmmProblem problem = problem_for(weight, request, n, threads);
       for (const SpmmKernel* kernel : kernels) {

@@ -19,6 +19,9 @@ constexpr std::int64_t kUnbounded = std::numeric_limits<std::int64_t>::max();
 constexpr std::int64_t kVeryMany = std::int64_t{1} << 20;
 /// Kernels whose scaled estimate is further off than this are not measured at a crossover.
 constexpr double kWorthMeasuring = 2.0;
+/// What is added to the estimate of a kernel that was never measured on this weight: it must
+/// promise more than one that was.
+constexpr double kUnproven = 1.25;
 
 int bucket_of(std::int64_t n) {
   const auto before = static_cast<std::uint64_t>(std::max<std::int64_t>(n - 1, 0));
@@ -43,7 +46,11 @@ class StepMaker {
  public:
   StepMaker(const SearchInputs& inputs, std::span<const Entry> entries, const FormatSpec& format,
             TrialRunner* runner)
-      : inputs_(inputs), entries_(entries), format_(format), runner_(runner) {
+      : inputs_(inputs),
+        entries_(entries),
+        format_(format),
+        runner_(runner),
+        typical_scale_(typical_scale()) {
     for (int b = 0; b < kBuckets; ++b)
       buckets_[static_cast<std::size_t>(b)].n = std::min(last_of(b), std::int64_t{1024});
   }
@@ -104,7 +111,8 @@ class StepMaker {
     };
     std::vector<Option> options;
     for (const SpmmKernel* kernel : inputs_.kernels) {
-      if (supports(*kernel, b)) options.push_back({kernel, scaled_estimate(*kernel, at(b).n)});
+      if (supports(*kernel, b) && !outdone(*kernel, format_, problem_at(at(b).n), inputs_.kernels))
+        options.push_back({kernel, scaled_estimate(*kernel, at(b).n)});
     }
     if (options.empty()) return;  // `Linear` then takes the default kernel.
     std::stable_sort(options.begin(), options.end(),
@@ -132,25 +140,39 @@ class StepMaker {
     at(b).time_us = best.us;
   }
 
+  [[nodiscard]] SpmmProblem problem_at(std::int64_t n) const {
+    return problem_for(inputs_.weight, inputs_.request, n, inputs_.threads);
+  }
+
   [[nodiscard]] bool supports(const SpmmKernel& kernel, int bucket) const {
     for (std::int64_t n : {first_of(bucket), std::min(last_of(bucket), kVeryMany)}) {
-      if (!kernel.supports(format_,
-                           problem_for(inputs_.weight, inputs_.request, n, inputs_.threads)))
-        return false;
+      if (!kernel.supports(format_, problem_at(n))) return false;
     }
     return true;
   }
 
   [[nodiscard]] double estimate(const FormatSpec& format, const SpmmKernel& kernel,
                                 std::int64_t n) const {
-    const SpmmProblem problem = problem_for(inputs_.weight, inputs_.request, n, inputs_.threads);
-    return estimate_us(floors_of(kernel.cost(format, inputs_.pattern, problem), inputs_.ceilings,
-                                 inputs_.threads, stays_in_cache(inputs_.request.working_set)));
+    return estimate_us(floors_of(kernel.cost(format, inputs_.pattern, problem_at(n)),
+                                 inputs_.ceilings, inputs_.threads,
+                                 stays_in_cache(inputs_.request.working_set)));
   }
 
-  /// The estimate times measured/estimated of the same kernel at the nearest n that was measured.
+  /// Measured/estimated of what was measured on this weight, in the middle: how far estimates are
+  /// off on this machine as it is now. No less than 1; 1 when nothing was measured.
+  [[nodiscard]] double typical_scale() const {
+    std::vector<double> scales;
+    for (const Entry& entry : entries_) {
+      const Candidate& c = entry.candidate;
+      if (c.measured_us > 0 && c.estimate_us > 0) scales.push_back(c.measured_us / c.estimate_us);
+    }
+    return scales.empty() ? 1.0 : std::max(1.0, median(scales)) * kUnproven;
+  }
+
+  /// The estimate times measured/estimated of the same kernel at the nearest n that was measured,
+  /// or else of all that was measured.
   [[nodiscard]] double scaled_estimate(const SpmmKernel& kernel, std::int64_t n) const {
-    double scale = 1.0;
+    double scale = typical_scale_;
     double nearest = std::numeric_limits<double>::infinity();
     for (const Entry& entry : entries_) {
       const Candidate& c = entry.candidate;
@@ -173,9 +195,7 @@ class StepMaker {
       const Candidate& c = entry.candidate;
       if (entry.kernel == nullptr || c.format.format != Format::kDense || c.estimate_us <= 0)
         continue;
-      if (!entry.kernel->supports(c.format,
-                                  problem_for(inputs_.weight, inputs_.request, n, inputs_.threads)))
-        continue;
+      if (!entry.kernel->supports(c.format, problem_at(n))) continue;
       const double scale = c.measured_us > 0 ? c.measured_us / c.estimate_us : 1.0;
       const double us = scale * estimate(c.format, *entry.kernel, n);
       if (best == 0 || us < best) best = us;
@@ -209,6 +229,7 @@ class StepMaker {
   std::span<const Entry> entries_;
   FormatSpec format_;
   TrialRunner* runner_;
+  double typical_scale_;
   std::array<Bucket, kBuckets> buckets_{};
 };
 

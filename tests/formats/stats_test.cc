@@ -1,5 +1,9 @@
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
 #include "formats/test_weights.h"
 
 namespace rarefy {
@@ -42,6 +46,54 @@ TEST(PatternStats, CountsRowsAndBlocks) {
     EXPECT_DOUBLE_EQ(stats.density(),
                      static_cast<double>(nnz) / static_cast<double>(c.rows * c.cols));
   }
+}
+
+/// Blocks that hold a nonzero, counted one value after the other.
+std::int64_t count_used(const WeightCase& c, const std::vector<float>& values, int rows, int cols) {
+  std::int64_t used = 0;
+  for (std::int64_t r0 = 0; r0 < c.rows; r0 += rows) {
+    for (std::int64_t c0 = 0; c0 < c.cols; c0 += cols) {
+      bool any = false;
+      for (std::int64_t r = r0; r < std::min(c.rows, r0 + rows); ++r) {
+        for (std::int64_t k = c0; k < std::min(c.cols, c0 + cols); ++k)
+          any = any || values[static_cast<std::size_t>(r * c.cols + k)] != 0.0F;
+      }
+      used += any ? 1 : 0;
+    }
+  }
+  return used;
+}
+
+TEST(PatternStats, CountsUsedBlocksOfEveryShapeThatIsPlanned) {
+  ThreadPool pool(3);
+  for (const WeightCase& c :
+       {WeightCase{70, 149, Pattern::kUniform, 0.004},
+        WeightCase{130, 200, Pattern::kUniform, 0.05}, WeightCase{64, 128, Pattern::kFull, 1}}) {
+    const std::vector<float> values = make_weights(c, 5);
+    const PatternStats stats =
+        pattern_stats(DenseSource({values.data(), DType::kF32, c.rows, c.cols, c.cols}), pool);
+    constexpr std::pair<int, int> kShapes[] = {{4, 4},   {8, 8},   {16, 16},
+                                               {16, 32}, {32, 32}, {64, 64}};
+    for (const auto& [rows, cols] : kShapes) {
+      const std::int64_t grid = ((c.rows + rows - 1) / rows) * ((c.cols + cols - 1) / cols);
+      EXPECT_DOUBLE_EQ(stats.block_share(rows, cols) * static_cast<double>(grid),
+                       static_cast<double>(count_used(c, values, rows, cols)))
+          << rows << 'x' << cols;
+    }
+  }
+}
+
+TEST(PatternStats, EstimatesTheShareOfOtherBlocksFromTheGrid) {
+  // Half of the 16x32 blocks hold a quarter of ones at random: their 2x2 blocks are used by
+  // 1 - 0.75^4, the others' by nothing.
+  PatternStats stats;
+  stats.rows = 32;
+  stats.cols = 32;
+  stats.nnz = 128;
+  stats.block_nnz = {128, 0};
+  EXPECT_NEAR(stats.block_share(2, 2), 0.5 * (1 - std::pow(0.75, 4)), 1e-12);
+  stats.block_nnz.clear();
+  EXPECT_NEAR(stats.block_share(2, 2), 1 - std::pow(0.875, 4), 1e-12);
 }
 
 TEST(PatternStats, AreEmptyForAnEmptyMatrix) {

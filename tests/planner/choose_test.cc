@@ -57,6 +57,30 @@ TEST(ChooseFormat, KeepsDenseWithinTheNoise) {
   EXPECT_EQ(choose_format(certain, at({{1, 1.0}})), format::kBitmap);
 }
 
+TEST(ChooseFormat, OfEquallyFastOnesTheSmallest) {
+  std::vector<Entry> equal{dense(1, 100, 100), bitmap(1, 50, 50), csr(1, 50, 51)};
+  EXPECT_EQ(choose_format(equal, at({{1, 1.0}})), format::kCsr32);
+  EXPECT_EQ(equal[1].candidate.reason, "as fast within the noise, but 0.0 MB against 0.0 MB");
+  std::vector<Entry> slower{dense(1, 100, 100), bitmap(1, 50, 50), csr(1, 50, 53)};
+  EXPECT_EQ(choose_format(slower, at({{1, 1.0}})), format::kBitmap);
+  // Noise widens what counts as equal, but not without end.
+  std::vector<Entry> noisy{dense(1, 100, 100), bitmap(1, 50, 50, 0.06), csr(1, 50, 53)};
+  EXPECT_EQ(choose_format(noisy, at({{1, 1.0}})), format::kCsr32);
+  std::vector<Entry> wild{dense(1, 100, 100), bitmap(1, 50, 50, 0.2), csr(1, 50, 60)};
+  EXPECT_EQ(choose_format(wild, at({{1, 1.0}})), format::kBitmap);
+}
+
+TEST(BestOf, OfEquallyFastKernelsTheLowerEstimate) {
+  const FakeKernel other("bitmap.other", format::kBitmap, microseconds(1));
+  std::vector<Entry> entries{entry(format::kBitmap, kBitmapKernel, 1, 60, 50, 600),
+                             entry(format::kBitmap, other, 1, 40, 50.5, 600)};
+  EXPECT_EQ(best_of(entries, format::kBitmap, 1)->kernel, &other);
+  entries[1].candidate.measured_us = 52;
+  EXPECT_EQ(best_of(entries, format::kBitmap, 1)->kernel, &kBitmapKernel);
+  entries[1].candidate.measured_us = 0;  // An estimate does not stand beside a measurement.
+  EXPECT_EQ(best_of(entries, format::kBitmap, 1)->kernel, &kBitmapKernel);
+}
+
 TEST(ChooseFormat, NoiseCountsByTheWeightOfItsWorkload) {
   // Twice as fast at decode; prefill was sampled once, which says next to nothing.
   std::vector<Entry> entries{dense(1, 100, 100), dense(128, 100, 100), bitmap(1, 50, 50, 0.05),

@@ -99,6 +99,23 @@ TEST(EvictionBytes, AreBounded) {
   EXPECT_LE(eviction_bytes(), std::size_t{1} << 30);
 }
 
+TEST(Ceilings, KeepTheBestEverSeen) {
+  const KnownCeilings known{{30, 200, 3.5}, 1000, 1};
+  const KnownCeilings both = best_of_both(known, {40, 150, 3.4}, 2000);
+  EXPECT_EQ(both.best.dram_gb_per_s, 40);
+  EXPECT_EQ(both.best.cache_gb_per_s, 200);
+  EXPECT_EQ(both.best.ghz, 3.5);
+  EXPECT_EQ(both.measured_at, 2000);
+  EXPECT_EQ(both.times, 2);
+}
+
+TEST(Ceilings, AreMeasuredAFewTimesAWhileApart) {
+  EXPECT_FALSE(is_due({{30, 200, 3.5}, 1000, 1}, 1100));
+  EXPECT_TRUE(is_due({{30, 200, 3.5}, 1000, 1}, 5000));
+  EXPECT_FALSE(is_due({{30, 200, 3.5}, 1000, 5}, 5000));
+  EXPECT_FALSE(is_due({{30, 200, 3.5}}, 5000));  // Given, not measured.
+}
+
 TEST(MachineKey, TellsThreadsAndInstructionSetsApart) {
   EXPECT_EQ(machine_key(2), machine_key(2));
   EXPECT_NE(machine_key(1), machine_key(2));

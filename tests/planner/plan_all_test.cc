@@ -19,7 +19,7 @@ class PlanAll : public ::testing::Test {
   PlanAll() {
     // Memory so fast and a clock so slow that estimates prefer dense: every saved byte costs time.
     planning::PlanCache(folder.path())
-        .store_ceilings(planning::machine_key(pool.size()), {1e6, 1e6, 0.1});
+        .store_ceilings(planning::machine_key(pool.size()), {{1e6, 1e6, 0.1}});
     std::mt19937 random(5);
     std::uniform_real_distribution<double> unit;
     for (double density : {0.05, 0.3, 0.6}) {

@@ -63,12 +63,14 @@ TEST(PlanCache, CeilingsRoundTripAndMustBeSane) {
   const TemporaryFolder folder;
   const PlanCache cache(folder.path());
   const Json key{{"cpu", "x"}};
-  cache.store_ceilings(key, {40, 200, 3});
+  cache.store_ceilings(key, {{40, 200, 3}, 1'700'000'000, 2});
   const auto found = cache.find_ceilings(key);
   ASSERT_TRUE(found);
-  EXPECT_EQ(found->dram_gb_per_s, 40);
-  EXPECT_EQ(found->ghz, 3);
-  cache.store_ceilings(key, {0, 200, 3});
+  EXPECT_EQ(found->best.dram_gb_per_s, 40);
+  EXPECT_EQ(found->best.ghz, 3);
+  EXPECT_EQ(found->measured_at, 1'700'000'000);
+  EXPECT_EQ(found->times, 2);
+  cache.store_ceilings(key, {{0, 200, 3}});
   EXPECT_FALSE(cache.find_ceilings(key));
 }
 

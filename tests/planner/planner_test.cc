@@ -25,7 +25,7 @@ class PlannerTest : public ::testing::Test {
   PlannerTest() {
     // Ceilings at hand: measuring them takes half a second and a gigabyte.
     planning::PlanCache(folder.path())
-        .store_ceilings(planning::machine_key(pool.size()), {40, 200, 3});
+        .store_ceilings(planning::machine_key(pool.size()), {{40, 200, 3}});
     request.working_set = 0;     // Weights of a few kilobytes stay in cache.
     request.time_budget_s = 20;  // Sanitizers are slow; the early stop ends it sooner.
   }
@@ -156,7 +156,7 @@ TEST_F(PlannerTest, OtherProblemsAreMisses) {
 TEST_F(PlannerTest, AnotherPoolIsAnotherMachine) {
   planner().plan(weight, request);
   ThreadPool one(1);
-  planning::PlanCache(folder.path()).store_ceilings(planning::machine_key(1), {20, 100, 3});
+  planning::PlanCache(folder.path()).store_ceilings(planning::machine_key(1), {{20, 100, 3}});
   Planner p({.cache_dir = folder.path(), .freeze = true}, one);
   EXPECT_FALSE(p.plan(weight, request).from_cache);
 }

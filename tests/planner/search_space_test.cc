@@ -97,5 +97,24 @@ TEST(EnumerateCandidates, EveryRejectionHasItsReason) {
   }));
 }
 
+TEST(EnumerateCandidates, LeavesOutWhatStoresMoreThanDense) {
+  const HalfOnes weight;  // 32-bit columns double its values: as much as dense, and offsets.
+  const PatternStats pattern = pattern_stats(weight);
+  const FakeKernel csr("csr.fake", format::kCsr32, microseconds(1));
+  const FakeKernel bitmap("bitmap.fake", format::kBitmap, microseconds(1));
+  const std::vector<const SpmmKernel*> kernels{&csr, &bitmap};
+  PlanRequest request;
+  const auto of = [&](const FormatSpec& format) {
+    const auto entries = enumerate_candidates(weight, pattern, {}, request, kernels, kCeilings, 1);
+    const auto found = std::find_if(entries.begin(), entries.end(),
+                                    [&](const Entry& e) { return e.candidate.format == format; });
+    return found == entries.end() ? Entry{} : *found;
+  };
+  EXPECT_NE(of(format::kCsr32).candidate.reason.find("stores more than dense"), std::string::npos);
+  EXPECT_TRUE(of(format::kBitmap).possible());
+  request.formats = {format::kCsr32};  // Asked for by name, it competes.
+  EXPECT_TRUE(of(format::kCsr32).possible());
+}
+
 }  // namespace
 }  // namespace rarefy::planning::testing

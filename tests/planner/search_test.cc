@@ -28,7 +28,7 @@ class Search : public ::testing::Test {
   PlanRequest request;
   FakeKernel dense{"dense.fake", format::kDense, microseconds(100)};
   FakeKernel bitmap{"bitmap.fake", format::kBitmap, microseconds(60)};
-  FakeKernel csr{"csr.fake", format::kCsr32, microseconds(50)};
+  FakeKernel csr{"csr.fake", format::kCsr16, microseconds(50)};
   FakeKernel delta{"delta.fake", format::kDelta8, microseconds(5000)};
   std::vector<const SpmmKernel*> kernels{&dense, &bitmap, &csr, &delta};
 };
@@ -49,7 +49,7 @@ TEST_F(Search, MeasurementOverrulesTheEstimate) {
 
 TEST_F(Search, WithoutARunnerTheEstimateDecides) {
   const SearchResult result = run(nullptr);
-  EXPECT_EQ(result.plan.format, format::kCsr32);
+  EXPECT_EQ(result.plan.format, format::kCsr16);
   EXPECT_EQ(find(result.plan, "csr.fake", 1).measured_us, 0);
   EXPECT_NEAR(find(result.plan, "csr.fake", 1).estimate_us, 50, 3);
 }
@@ -69,7 +69,7 @@ TEST_F(Search, MeasuresNoMorePairsThanAsked) {
   runner.set("dense.fake", 1, 100);
   runner.set("csr.fake", 1, 90);
   const Plan plan = run(&runner).plan;
-  EXPECT_EQ(plan.format, format::kCsr32);
+  EXPECT_EQ(plan.format, format::kCsr16);
   EXPECT_EQ(find(plan, "bitmap.fake", 1).measured_us, 0);
 }
 
@@ -94,7 +94,7 @@ TEST_F(Search, AFormatThatFailsToPackDropsOutWithItsMessage) {
   ScriptedRunner runner;
   runner.set("dense.fake", 1, 100);
   runner.set("bitmap.fake", 1, 80);
-  runner.cannot_pack["csr"] = "row 3 is too long";
+  runner.cannot_pack["csr16"] = "row 3 is too long";
   const Plan plan = run(&runner).plan;
   EXPECT_EQ(plan.format, format::kBitmap);
   EXPECT_EQ(find(plan, "csr.fake", 1).reason, "row 3 is too long");
@@ -114,7 +114,7 @@ TEST_F(Search, TheTimeBudgetEndsTheMeasurement) {
 }
 
 TEST_F(Search, ExactBytesDecideABudget) {
-  // By the estimate the bitmap takes 8736 bytes, the others more than 16000.
+  // By the estimate the bitmap takes 8736 bytes, the others more than 12000.
   request.memory_budget = 9000;
   ScriptedRunner runner;
   runner.set("bitmap.fake", 1, 40);
@@ -152,10 +152,10 @@ TEST_F(Search, OneFormatForDecodeAndPrefill) {
 }
 
 TEST_F(Search, RequestedFormatsRestrictTheSearchButDenseStays) {
-  request.formats = {format::kCsr32};
+  request.formats = {format::kCsr16};
   const Plan plan = run(nullptr).plan;
   for (const Candidate& c : plan.candidates) {
-    EXPECT_TRUE(c.format.format == Format::kDense || c.format == format::kCsr32) << c.format.name();
+    EXPECT_TRUE(c.format.format == Format::kDense || c.format == format::kCsr16) << c.format.name();
   }
   EXPECT_EQ(find(plan, "dense.fake", 1).n, 1);
 }
@@ -166,9 +166,9 @@ TEST_F(Search, ChooseAgainTakesAnotherFormatWithTheSameTimes) {
   runner.set("bitmap.fake", 1, 40);
   runner.set("csr.fake", 1, 90);
   const Plan first = run(&runner).plan;
-  request.formats = {format::kCsr32};
+  request.formats = {format::kCsr16};
   const Plan again = choose_again({weight, pattern, request, {}, kernels, kCeilings, 1}, first);
-  EXPECT_EQ(again.format, format::kCsr32);
+  EXPECT_EQ(again.format, format::kCsr16);
   EXPECT_DOUBLE_EQ(again.step(1).time_us, 90);
   EXPECT_DOUBLE_EQ(again.step(1).dense_us, 100);
 }

@@ -97,6 +97,18 @@ TEST_F(Steps, KernelsKeepToTheNTheySupport) {
   EXPECT_EQ(p.step(17).kernel, "bitmap.matrix");
 }
 
+TEST_F(Steps, AnUnmeasuredKernelMustPromiseMoreThanAMeasuredOne) {
+  // Everything measured ran at three times its estimate: the machine is slow, not these kernels.
+  request.workloads = {{1, 1.0}};
+  FakeKernel other{"bitmap.other", format::kBitmap,
+                   [](std::int64_t n) { return 9'000.0 * static_cast<double>(n); }, 2};
+  kernels = {&vector, &other};
+  ScriptedRunner runner;
+  runner.set("bitmap.vector", 1, 36);  // Estimated at 12.
+  const Plan p = plan(&runner);
+  EXPECT_EQ(p.step(16).kernel, "bitmap.vector");
+}
+
 TEST_F(Steps, WithoutAKernelTheDefaultIsTaken) {
   FakeKernel small{"bitmap.small", format::kBitmap, microseconds(1), 1, 16};
   kernels = {&small};

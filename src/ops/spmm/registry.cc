@@ -104,11 +104,12 @@ double estimated_bytes(const FormatSpec& spec, const PatternStats& pattern, DTyp
     case Format::kNm:
       return positions * spec.n / spec.m * (element + std::ceil(std::log2(spec.m)) / 8);
     case Format::kBsr: {
+      const double grid_rows = std::ceil(rows / spec.block_rows);
+      const double grid =
+          grid_rows * std::ceil(static_cast<double>(pattern.cols) / spec.block_cols);
       const double block = static_cast<double>(spec.block_rows) * spec.block_cols;
-      const double used = 1.0 - std::pow(1.0 - pattern.density(), block);
-      const bool as_collected =
-          spec.block_rows == pattern.block_rows && spec.block_cols == pattern.block_cols;
-      return positions * (as_collected ? pattern.block_density() : used) * (element + 4.0 / block);
+      return grid * pattern.block_share(spec.block_rows, spec.block_cols) * (block * element + 4) +
+             8 * (grid_rows + 1);
     }
   }
   return positions * element;
