@@ -41,7 +41,10 @@ class ThreadPool {
 /// `set_default_threads`).
 ThreadPool& default_pool();
 
-/// Replaces the default pool; not to be called while it works.
+/// Makes a pool of this size the default one. Those before it stay as they are, for models that
+/// were made with them and go on running on them; their threads sleep. A size that was the default
+/// before brings its pool back, so that no more pools than sizes are ever kept. May be called at
+/// any time.
 void set_default_threads(int threads);
 
 }  // namespace rarefy

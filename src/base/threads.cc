@@ -147,20 +147,36 @@ void ThreadPool::parallel_dynamic(std::int64_t count, std::int64_t grain,
 }
 
 namespace {
+
 std::mutex default_pool_mutex;
-std::unique_ptr<ThreadPool> default_pool_instance;
+ThreadPool* default_pool_instance = nullptr;
+
+/// All pools that were ever the default, one a size: references to them never dangle.
+std::vector<std::unique_ptr<ThreadPool>>& default_pools() {
+  static std::vector<std::unique_ptr<ThreadPool>> pools;
+  return pools;
+}
+
+/// With default_pool_mutex held.
+ThreadPool& keep_pool(int threads) {
+  if (threads == 0) threads = default_thread_count();
+  for (const std::unique_ptr<ThreadPool>& pool : default_pools()) {
+    if (pool->size() == threads) return *pool;
+  }
+  return *default_pools().emplace_back(std::make_unique<ThreadPool>(threads));
+}
+
 }  // namespace
 
 ThreadPool& default_pool() {
   const std::scoped_lock lock(default_pool_mutex);
-  if (!default_pool_instance) default_pool_instance = std::make_unique<ThreadPool>();
+  if (default_pool_instance == nullptr) default_pool_instance = &keep_pool(0);
   return *default_pool_instance;
 }
 
 void set_default_threads(int threads) {
-  auto pool = std::make_unique<ThreadPool>(threads);
   const std::scoped_lock lock(default_pool_mutex);
-  default_pool_instance = std::move(pool);
+  default_pool_instance = &keep_pool(threads);
 }
 
 }  // namespace rarefy

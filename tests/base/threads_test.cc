@@ -71,6 +71,21 @@ TEST(ThreadPool, TwoCallersTakeTurns) {
   EXPECT_EQ(calls.load(), 800);
 }
 
+TEST(DefaultPool, PoolsThatWereTheDefaultGoOnRunning) {
+  const int size = default_pool().size();
+  ThreadPool& before = default_pool();
+  set_default_threads(3);
+  EXPECT_EQ(default_pool().size(), 3);
+  ThreadPool& three = default_pool();
+  set_default_threads(size);
+  EXPECT_EQ(&default_pool(), &before);  // The same size is the same pool.
+  std::atomic<int> calls{0};
+  three.run([&](int) { ++calls; });  // A model may hold it.
+  EXPECT_EQ(calls.load(), 3);
+  EXPECT_THROW(set_default_threads(-1), Error);
+  EXPECT_EQ(&default_pool(), &before);
+}
+
 TEST(ThreadPool, RefusesNonsense) {
   EXPECT_THROW(ThreadPool(-1), Error);
   ThreadPool pool(1);
