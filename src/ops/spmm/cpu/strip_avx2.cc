@@ -5,14 +5,14 @@
 
 namespace rarefy::strip {
 
-void run_f32_avx2(const Unit& unit, const Activations& x, const Unit*) {
-  run_unit<Vector256x2, F32Weights>(unit, x);
+void run_f32_avx2(const Unit& unit, const Activations& x, const Unit* next) {
+  run_unit<Vector256x2, F32Weights>(unit, x, next);
 }
-void run_f16_avx2(const Unit& unit, const Activations& x, const Unit*) {
-  run_unit<Vector256x2, F16Weights>(unit, x);
+void run_f16_avx2(const Unit& unit, const Activations& x, const Unit* next) {
+  run_unit<Vector256x2, F16Weights>(unit, x, next);
 }
-void run_bf16_avx2(const Unit& unit, const Activations& x, const Unit*) {
-  run_unit<Vector256x2, Bf16Weights>(unit, x);
+void run_bf16_avx2(const Unit& unit, const Activations& x, const Unit* next) {
+  run_unit<Vector256x2, Bf16Weights>(unit, x, next);
 }
 
 }  // namespace rarefy::strip

@@ -50,7 +50,7 @@ struct Level {
 
 constexpr Level kLevels[] = {
     {Isa::kAmx, 16, nullptr, nullptr, strip::run_amx, 0, 0},
-    {Isa::kAvx512, 16, strip::run_f32_avx512, strip::run_f16_avx512, strip::run_bf16_avx512, 0.8,
+    {Isa::kAvx512, 16, strip::run_f32_avx512, strip::run_f16_avx512, strip::run_bf16_avx512, 0.6,
      0.8},
     {Isa::kAvx2, 6, strip::run_f32_avx2, strip::run_f16_avx2, strip::run_bf16_avx2, 1.3, 0.4},
     {Isa::kPortable, 2, strip::run_f32_portable, strip::run_f16_portable, strip::run_bf16_portable,
@@ -86,9 +86,10 @@ class Worker {
                 std::int64_t{x.token_tiles} * (level.is_amx() ? 32 * x.parts : 4 * x.tokens),
                 level.is_amx() ? kAmxRangeBytes : kFmaRangeBytes),
         // One token tile leaves AMX registers for four strips, and memory likes four streams.
-        strips_together_(!level.is_amx()      ? 1
-                         : x.token_tiles == 1 ? 4
-                                              : 2) {}
+        // AVX-512 keeps sums of four strips in registers, so that a broadcast serves four products.
+        strips_together_(level.isa < Isa::kAvx512                ? 1
+                         : !level.is_amx() || x.token_tiles == 1 ? 4
+                                                                 : 2) {}
 
   void run(std::int64_t begin, std::int64_t end) {
     if (begin == end) return;

@@ -11,6 +11,7 @@ namespace {
 
 struct Vector256x2 {
   static constexpr int kMaxTokens = 6;
+  static constexpr int kMaxSums = 6;
   static constexpr int kVisitVectors = 4;  ///< Sums of rows that csb_visits.h takes together.
   __m256 low, high;
   static float half_to_float(std::uint16_t bits) { return _cvtsh_ss(bits); }

@@ -11,6 +11,7 @@ namespace {
 
 struct Vector512 {
   static constexpr int kMaxTokens = 16;
+  static constexpr int kMaxSums = 24;
   static constexpr int kVisitVectors = 8;  ///< Sums of rows that csb_visits.h takes together.
   __m512 v;
   static float half_to_float(std::uint16_t bits) { return _cvtsh_ss(bits); }

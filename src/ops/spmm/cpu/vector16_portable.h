@@ -11,7 +11,8 @@ namespace rarefy {
 namespace {
 
 struct PortableVector {
-  static constexpr int kMaxTokens = 2;     // SSE2 has 16 registers of 4 floats.
+  static constexpr int kMaxTokens = 2;  // SSE2 has 16 registers of 4 floats.
+  static constexpr int kMaxSums = 2;
   static constexpr int kVisitVectors = 1;  ///< Sums of rows that csb_visits.h takes together.
   float v[16];
   static float half_to_float(std::uint16_t bits) { return to_float(Float16{bits}); }
