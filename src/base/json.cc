@@ -29,7 +29,10 @@ Json parse_json(std::string_view text, const std::string& where) {
   try {
     return Json::parse(text.begin(), text.end(), watch);
   } catch (const Json::exception& e) {
-    fail(ErrorKind::kCorrupt, "{}: expected valid JSON, found: {}", where, e.what());
+    std::string_view what = e.what();  // "[json.exception.parse_error.101] parse error at line …"
+    if (const auto id = what.find("] "); what.starts_with('[') && id != std::string_view::npos)
+      what.remove_prefix(id + 2);
+    fail(ErrorKind::kCorrupt, "{}: expected valid JSON, found: {}", where, what);
   }
 }
 

@@ -31,6 +31,12 @@ TEST(Json, NamesFileAndDuplicateKey) {
   EXPECT_NE(error.find("'a' twice"), std::string::npos);
 }
 
+TEST(Json, SaysWhatIsWrongWithoutTheParsersNumbers) {
+  const std::string error = error_of("{\"a\": }");
+  EXPECT_TRUE(error.starts_with("file.json: expected valid JSON, found: parse error at line 1"))
+      << error;
+}
+
 TEST(Json, RefusesWhatIsNotJson) {
   for (const char* text : {"", "{", "{} {}", "[1,]", "{\"a\": \xff}", "nul"})
     EXPECT_NE(error_of(text), "") << text;
