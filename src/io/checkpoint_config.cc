@@ -2,6 +2,7 @@
 
 #include "base/check.h"
 #include "base/json.h"
+#include "io/json_fields.h"
 
 namespace rarefy::io {
 namespace {
@@ -19,6 +20,19 @@ OrderedJson sparsity_config(const SparseSummary& sparse) {
           {"ignore", OrderedJson::array()}};
 }
 
+constexpr const char* kQuantizationKeys[] = {"quantization_config", "compression_config"};
+
+void refuse_foreign_methods(const Json& config, const std::string& file_name) {
+  for (const char* key : kQuantizationKeys) {
+    if (!config.contains(key) || !config[key].is_object()) continue;
+    const Json method = config[key].value("quant_method", Json());
+    if (method.is_null() || method == "compressed-tensors") continue;
+    fail(ErrorKind::kUnsupported,
+         "{}: {}: expected no quantisation or compressed-tensors, found {}", file_name, key,
+         excerpt(method));
+  }
+}
+
 /// Whether a quantization_config says more than how zeros are stored.
 bool quantises(const OrderedJson& config) {
   return config.is_object() && config.contains("config_groups") && !config["config_groups"].empty();
@@ -26,18 +40,18 @@ bool quantises(const OrderedJson& config) {
 
 }  // namespace
 
-std::string config_with_sparsity(const std::string& text, const std::string& file_name,
-                                 const SparseSummary& sparse) {
+std::string config_with_sparsity(const std::optional<std::string>& text,
+                                 const std::string& file_name, const SparseSummary& sparse) {
   OrderedJson config = OrderedJson::object();
-  if (!text.empty()) {
-    parse_json(text, file_name);  // For its checks; what follows keeps the order of the fields.
-    config = OrderedJson::parse(text);
+  if (text) {
+    refuse_foreign_methods(parse_json(*text, file_name), file_name);
+    config = OrderedJson::parse(*text);  // Which keeps the order of the fields.
   }
   if (!config.is_object()) {
     fail(ErrorKind::kCorrupt, "{}: expected an object, found {}", file_name, config.type_name());
   }
   OrderedJson quantization = OrderedJson::object();
-  for (const char* key : {"quantization_config", "compression_config"}) {
+  for (const char* key : kQuantizationKeys) {
     if (!config.contains(key)) continue;
     if (quantises(config[key])) quantization = config[key];
     config.erase(key);

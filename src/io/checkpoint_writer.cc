@@ -98,6 +98,10 @@ struct CheckpointWriter::Impl {
     require(options.overwrite || present.empty(),
             "{}: expected a folder without a checkpoint, found '{}' (overwrite was not asked for)",
             directory.string(), present.empty() ? "" : present.front());
+    if (is_there(config_path())) {
+      config = read_text(config_path());
+      io::config_with_sparsity(config, config_path(), {});  // Refuses now what it would at the end.
+    }
     created = fs::create_directories(directory, error);
     if (error) {
       fail(ErrorKind::kIo, "{}: could not create the folder: {}", directory.string(),
@@ -249,12 +253,8 @@ struct CheckpointWriter::Impl {
       if (is_there(path)) texts.emplace(name, read_text(path));
     }
     for (const auto& [name, contents] : extra) texts[name] = contents;
-    const fs::path config = like.directory() / kConfigFile;
-    const bool had_config = is_there(config);
-    if (had_config || !sparse.modules.empty()) {
-      texts[kConfigFile] = io::config_with_sparsity(had_config ? read_text(config) : std::string(),
-                                                    config.string(), sparse);
-    }
+    if (config || !sparse.modules.empty())
+      texts[kConfigFile] = io::config_with_sparsity(config, config_path(), sparse);
     if (shards.size() > 1) {
       std::map<std::string, std::string> file_of;
       std::uint64_t total = 0;
@@ -265,6 +265,10 @@ struct CheckpointWriter::Impl {
       texts[io::kIndexFile] = io::index_json(file_of, total);
     }
     return texts;
+  }
+
+  [[nodiscard]] std::string config_path() const {
+    return (like.directory() / kConfigFile).string();
   }
 
   [[nodiscard]] std::vector<std::string> shard_names() const {
@@ -279,6 +283,7 @@ struct CheckpointWriter::Impl {
   fs::path directory;
   const Checkpoint& like;
   Options options;
+  std::optional<std::string> config;  ///< The original's config.json.
   bool created = false, finished = false;
   std::vector<std::unique_ptr<io::ShardWriter>> shards;  ///< All but the last are on disk.
   std::set<std::string> names;

@@ -300,6 +300,23 @@ TEST_F(CheckpointWriterTest, KeepsTheOldCheckpointWhenTheDiskFills) {
   EXPECT_EQ(contents(out / "model.safetensors"), before);
 }
 
+TEST_F(CheckpointWriterTest, RefusesConfigsThatItCannotKeep) {
+  const fs::path model = dir.path() / "model";
+  fs::create_directories(model);
+  fs::copy(like->directory() / "model.safetensors", model);
+  const auto open_writer = [&](const std::string& config) {
+    std::ofstream(model / "config.json") << config;
+    CheckpointWriter(out, *Checkpoint::open(model));
+  };
+  // Its settings would be lost, and the weights with them.
+  expect_error([&] { open_writer(R"({"quantization_config": {"quant_method": "gptq"}})"); },
+               ErrorKind::kUnsupported, {"config.json", "compressed-tensors", "gptq"});
+  expect_error([&] { open_writer(""); }, ErrorKind::kCorrupt, {"config.json", "JSON"});
+  expect_error([&] { open_writer("[]"); }, ErrorKind::kCorrupt, {"config.json", "object"});
+  EXPECT_FALSE(fs::exists(out));
+  open_writer(R"({"quantization_config": {"quant_method": "compressed-tensors"}})");
+}
+
 TEST_F(CheckpointWriterTest, RefusesWhatItShould) {
   const auto kInvalid = ErrorKind::kInvalidArgument;
   expect_error([&] { CheckpointWriter(like->directory(), *like, {.overwrite = true}); }, kInvalid,
