@@ -44,6 +44,8 @@ struct PrunePattern {
   /// "unstructured" (or "0:0"), "2:4", "4:8", "32x32"; throws `Error` for anything else.
   static PrunePattern parse(std::string_view text);
   [[nodiscard]] std::string name() const;
+  /// 1 - n/m for n:m, which leaves no other choice; otherwise nothing.
+  [[nodiscard]] std::optional<double> implied_sparsity() const;
   /// Whether a weight of this shape can be cut into whole groups or blocks.
   [[nodiscard]] Support fits(std::int64_t rows, std::int64_t cols) const;
   bool operator==(const PrunePattern&) const = default;

@@ -93,6 +93,11 @@ std::string PrunePattern::name() const {
   return "unstructured";
 }
 
+std::optional<double> PrunePattern::implied_sparsity() const {
+  if (kind != Kind::kNm) return std::nullopt;
+  return 1.0 - static_cast<double>(a) / static_cast<double>(b);
+}
+
 Support PrunePattern::fits(std::int64_t rows, std::int64_t cols) const {
   if (kind == Kind::kNm && cols % b != 0) {
     return Support::no(fmt::format("pattern {} needs a number of columns divisible by {}, got {}",

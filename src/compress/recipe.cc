@@ -113,20 +113,19 @@ class RecipeReader {
     }
     if (!constant && !sparsity_at_ && step.pattern.kind != PrunePattern::Kind::kNm)
       complain(name, fmt::format("{}: 'sparsity' is missing", modifier));
-    settle_sparsity(step, name);
+    settle_sparsity(step);
     recipe_.steps.push_back(std::move(step));
   }
 
-  void settle_sparsity(PruneStep& step, const YAML::Node& name) const {
-    if (step.pattern.kind != PrunePattern::Kind::kNm) return;
-    const double implied =
-        1.0 - static_cast<double>(step.pattern.a) / static_cast<double>(step.pattern.b);
-    if (sparsity_at_ && std::abs(step.sparsity - implied) > 1e-6) {
-      complain(sparsity_at_ ? *sparsity_at_ : name,
+  void settle_sparsity(PruneStep& step) const {
+    const std::optional<double> implied = step.pattern.implied_sparsity();
+    if (!implied) return;
+    if (sparsity_at_ && std::abs(step.sparsity - *implied) > 1e-6) {
+      complain(*sparsity_at_,
                fmt::format("sparsity {} contradicts mask_structure {}, which keeps {} of {}",
                            step.sparsity, step.pattern.name(), step.pattern.a, step.pattern.b));
     }
-    step.sparsity = implied;
+    step.sparsity = *implied;
   }
 
   [[noreturn]] void unknown_key(const std::string& modifier, const std::string& key,
@@ -257,7 +256,8 @@ void emit_strings(YAML::Emitter& out, const char* key, const std::vector<std::st
 void emit_step(YAML::Emitter& out, const PruneStep& step) {
   out << YAML::Key << modifier_name(step.method) << YAML::Value << YAML::BeginMap;
   // The shortest decimal that reads back as the same double.
-  out << YAML::Key << "sparsity" << YAML::Value << fmt::format("{}", step.sparsity);
+  const double sparsity = step.pattern.implied_sparsity().value_or(step.sparsity);
+  out << YAML::Key << "sparsity" << YAML::Value << fmt::format("{}", sparsity);
   const std::string pattern =
       step.pattern.kind == PrunePattern::Kind::kUnstructured ? "0:0" : step.pattern.name();
   out << YAML::Key << "mask_structure" << YAML::Value << YAML::DoubleQuoted << pattern;

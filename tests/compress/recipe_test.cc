@@ -182,6 +182,12 @@ TEST(Recipe, RoundTripsThroughYaml) {
   }
 }
 
+TEST(Recipe, WritesTheSparsityThatNmImplies) {
+  Recipe recipe{{PruneStep{}}};
+  recipe.steps[0].pattern = PrunePattern::parse("1:4");  // Its `sparsity` is the default 0.5.
+  EXPECT_EQ(parse(recipe.to_yaml()).steps[0].sparsity, 0.75);
+}
+
 TEST(Recipe, LoadNamesAMissingFile) {
   EXPECT_THROW(Recipe::load("/nonexistent/recipe.yaml"), Error);
 }
