@@ -26,6 +26,7 @@ std::span<const SpmmKernel* const> strip_kernels();
 std::span<const SpmmKernel* const> csr_kernels();
 std::span<const SpmmKernel* const> csb_kernels();
 std::span<const SpmmKernel* const> bitmap_panel_kernels();
+std::span<const SpmmKernel* const> half_kernels();
 std::span<const SpmmKernel* const> sell_panel_kernels();
 
 /// "needs avx512, active is avx2" when the active level is below `needed`.

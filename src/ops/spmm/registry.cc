@@ -27,6 +27,7 @@ std::vector<const SpmmKernel*> collect() {
            csb_kernels(),
            bitmap_panel_kernels(),
            nm_panel_kernels(),
+           half_kernels(),
            sell_panel_kernels(),
            lists_kernels(),
            panel_kernels(),
