@@ -18,14 +18,16 @@ constexpr std::int64_t kSide = kGroupColumns;  ///< Rows and columns of a region
 
 /// Nanoseconds of one core, measured (cpu-kernels.md).
 struct Costs {
-  double region, tile_pack, place, vector_pack;
+  double region, sample, tile_pack;  ///< Tiles: a region, each of its places, both operands.
+  double place, vector_pack;         ///< Multiply-adds.
   Costs(std::int64_t steps, std::int64_t elements) {
     const auto t = static_cast<double>(steps);
     const double tiles = std::ceil(t / sddmm_cpu::kTileSteps);
     const double passes = std::ceil(t / kStepsAtOnce);
-    region = 4 * tiles * 8 + 200 * passes;
+    region = 4 * tiles * 8 + 100 * passes;
+    sample = 2 * passes;
     tile_pack = 0.2 * tiles * sddmm_cpu::kTileSteps * static_cast<double>(elements);
-    place = 3 + 0.05 * t;
+    place = 3 + 0.025 * t;
     vector_pack = 2.8 * t * static_cast<double>(elements);
   }
 };
@@ -77,11 +79,14 @@ class RegionMasks {
 /// Fewest places that a region of tiles holds: 1 when all are tiles, kNever when none is.
 constexpr std::int32_t kNever = kSide * kSide + 1;
 std::int32_t fewest_places(const RegionMasks& masks, const Costs& costs) {
-  const auto worth = static_cast<std::int32_t>(std::ceil(costs.region / costs.place));
+  const double gain = costs.place - costs.sample;
+  const std::int32_t worth = gain * kSide * kSide < costs.region
+                                 ? kNever
+                                 : static_cast<std::int32_t>(std::ceil(costs.region / gain));
   double regions = 0;
   double places = 0;
   double worthy = 0;
-  double left = 0;
+  double left = 0;  ///< Places of regions that are not worth it.
   for (std::int64_t s = 0; s < masks.strips(); ++s) {
     for (std::int64_t g = 0; g < masks.groups(); ++g) {
       const std::int32_t count = masks.count(s, g);
@@ -91,10 +96,10 @@ std::int32_t fewest_places(const RegionMasks& masks, const Costs& costs) {
       (count >= worth ? worthy : left) += count >= worth ? 1 : count;
     }
   }
-  const double all_tiles = costs.tile_pack + regions * costs.region;
+  const double all_tiles = costs.tile_pack + regions * costs.region + places * costs.sample;
   const double no_tiles = costs.vector_pack + places * costs.place;
-  const double both =
-      costs.tile_pack + costs.vector_pack + worthy * costs.region + left * costs.place;
+  const double both = costs.tile_pack + costs.vector_pack + worthy * costs.region +
+                      (places - left) * costs.sample + left * costs.place;
   if (all_tiles <= std::min(no_tiles, both)) return 1;
   return both < no_tiles ? worth : kNever;
 }
