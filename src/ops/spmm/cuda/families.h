@@ -6,6 +6,7 @@
 namespace rarefy::gpu {
 
 const Family& composed_family();
+const Family& decode_family();
 const Family& dense_family();
 
 }  // namespace rarefy::gpu

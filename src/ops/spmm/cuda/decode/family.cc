@@ -1,0 +1,163 @@
+// The decode family: bitmap weights for tensor cores, few tokens.
+#include <fmt/format.h>
+
+#include <set>
+
+#include "base/check.h"
+#include "cuda/kernel.h"
+#include "cuda/memory.h"
+#include "ops/spmm/cuda/decode/lane_pack.h"
+#include "ops/spmm/cuda/families.h"
+
+namespace rarefy::gpu {
+namespace {
+
+constexpr std::int64_t kMostTokens = 128;
+
+class LaneOperator final : public Operator {
+ public:
+  LaneOperator(const LaneConfig& config, const Problem& problem, const Weight& weight,
+               const cuda::Stream& stream)
+      : config_(config), problem_(problem) {
+    const auto& csr = dynamic_cast<const CsrMatrix&>(*weight.csr);
+    const LaneArrays arrays = pack_lane(csr, config, default_pool());
+    ring_rows_ = arrays.ring_rows;
+    const cuda::Device& device = stream.device();
+    const std::int64_t shared = config.shared_bytes(ring_rows_);
+    if (shared > static_cast<std::int64_t>(device.facts().shared_per_block))
+      fail(ErrorKind::kUnsupported,
+           "{}: needs {} bytes of shared memory for rings of {} rows, a block has {}",
+           config.name(), shared, ring_rows_, device.facts().shared_per_block);
+    kernel_ = cuda::Kernel(device, config.source(problem), "spmm_lane");
+    kernel_.allow_shared(static_cast<std::size_t>(shared));
+    stream_ = cuda::upload<std::byte>(stream, arrays.stream);
+    works_ = cuda::upload<LaneWork>(stream, arrays.works);
+    strip_rows_ = cuda::upload<std::int32_t>(stream, arrays.strip_rows);
+    stream.synchronize();  // The arrays go away.
+  }
+
+  void enqueue(const cuda::Stream& stream, const Operands& o) const override {
+    if (o.n == 0 || problem_.m == 0) return;
+    const std::int64_t tile = std::int64_t{config_.token_tiles} * 8;
+    kernel_.launch(stream,
+                   {.grid = {static_cast<unsigned>(config_.row_tiles * config_.split),
+                             static_cast<unsigned>((o.n + tile - 1) / tile)},
+                    .threads = static_cast<unsigned>(config_.warps() * 32),
+                    .shared_bytes = static_cast<std::size_t>(config_.shared_bytes(ring_rows_)),
+                    .cluster = static_cast<unsigned>(config_.split),
+                    .overlaps_previous = true},
+                   stream_.address(), works_.address(), strip_rows_.address(), o.b,
+                   static_cast<long long>(o.b_stride), o.c, static_cast<long long>(o.c_stride),
+                   o.bias, o.residual, static_cast<long long>(o.residual_stride),
+                   static_cast<int>(problem_.m), static_cast<int>(problem_.k),
+                   static_cast<int>(o.n), ring_rows_,
+                   static_cast<int>(config_.region_bytes(ring_rows_)));
+  }
+
+  [[nodiscard]] std::size_t bytes() const override {
+    return stream_.size() + works_.size() + strip_rows_.size();
+  }
+
+  [[nodiscard]] std::unique_ptr<Operator> copy(const cuda::Stream& stream) const override {
+    return std::unique_ptr<Operator>(new LaneOperator(*this, stream));
+  }
+
+ private:
+  LaneOperator(const LaneOperator& from, const cuda::Stream& stream)
+      : config_(from.config_),
+        problem_(from.problem_),
+        kernel_(from.kernel_),
+        stream_(copy_of(from.stream_, stream)),
+        works_(copy_of(from.works_, stream)),
+        strip_rows_(copy_of(from.strip_rows_, stream)),
+        ring_rows_(from.ring_rows_) {}
+
+  static cuda::DeviceBuffer copy_of(const cuda::DeviceBuffer& from, const cuda::Stream& stream) {
+    cuda::DeviceBuffer to(stream, from.size());
+    cuda::copy_on_device(stream, to.address(), from.address(), from.size());
+    return to;
+  }
+
+  LaneConfig config_;
+  Problem problem_;
+  cuda::Kernel kernel_;
+  cuda::DeviceBuffer stream_, works_, strip_rows_;
+  int ring_rows_ = 0;
+};
+
+class DecodeFamily final : public Family {
+ public:
+  [[nodiscard]] std::string_view name() const override { return "decode"; }
+
+  [[nodiscard]] Support supports(const Problem& problem,
+                                 const cuda::DeviceFacts& device) const override {
+    if (device.major < 9) return Support::no("needs compute capability 9.0");
+    if (problem.weight != DType::kF16 && problem.weight != DType::kBF16)
+      return Support::no(fmt::format("expected f16 or bf16, got {}", to_string(problem.weight)));
+    if (problem.activations != problem.weight)
+      return Support::no(fmt::format("expected activations of {}, got {}",
+                                     to_string(problem.weight), to_string(problem.activations)));
+    if (!is_compute_dtype(problem.output))
+      return Support::no(
+          fmt::format("expected f32, f16 or bf16, got {}", to_string(problem.output)));
+    if (problem.layout != Layout::kTokenMajor)
+      return Support::no("takes activations token after token only");
+    if (problem.n > kMostTokens)
+      return Support::no(fmt::format("is for at most {} tokens, got {}", kMostTokens, problem.n));
+    constexpr std::int64_t kMost = std::int64_t{1} << 30;
+    if (problem.m <= 0 || problem.k <= 0 || problem.m > kMost || problem.k > kMost)
+      return Support::no("expected between 1 and 2^30 rows and columns");
+    return Support::yes();
+  }
+
+  [[nodiscard]] std::vector<Candidate> candidates(const Problem& problem,
+                                                  const PatternStats& pattern,
+                                                  const cuda::DeviceFacts& device) const override {
+    const double density = pattern.density();
+    std::vector<Candidate> found;
+    for (const LaneConfig& config : lane_configs(problem, density, device)) {
+      found.push_back(
+          {.name = config.name(),
+           .estimate_us = estimate_us(config, problem, density, device),
+           .source = config.source(problem),
+           .build = [config, problem](const Weight& weight, const cuda::Stream& stream) {
+             return std::make_unique<LaneOperator>(config, problem, weight, stream);
+           }});
+    }
+    return found;
+  }
+
+  [[nodiscard]] std::vector<cuda::Source> all_sources() const override {
+    cuda::DeviceFacts hopper;  // Limits of an H100.
+    hopper.major = 9;
+    hopper.multiprocessors = 132;
+    hopper.shared_per_block = 232448;
+    std::vector<cuda::Source> sources;
+    std::set<std::string> seen;
+    // What weights of models' layers get: how many strips a warp has follows from M.
+    const auto add = [&](DType dtype, std::int64_t m, std::int64_t n) {
+      const Problem problem{
+          .m = m, .k = 4096, .n = n, .weight = dtype, .activations = dtype, .output = dtype};
+      constexpr double kDensity = 0.3;
+      for (const LaneConfig& config : lane_configs(problem, kDensity, hopper)) {
+        cuda::Source source = config.source(problem);
+        source.name += fmt::format(".{}", to_string(dtype));
+        if (seen.insert(source.name).second) sources.push_back(std::move(source));
+      }
+    };
+    for (const std::int64_t m : {4096, 14336}) {
+      for (const std::int64_t n : {8, 16, 64}) add(DType::kF16, m, n);
+    }
+    add(DType::kBF16, 4096, 16);
+    return sources;
+  }
+};
+
+}  // namespace
+
+const Family& decode_family() {
+  static const DecodeFamily family;
+  return family;
+}
+
+}  // namespace rarefy::gpu

@@ -1,0 +1,393 @@
+// C = act(A·B + bias) + residual for few tokens: a bitmap weight decoded straight into the A
+// fragments of tensor cores (mma.m16n8k16), sm_90 on.
+//
+// A warp owns STRIPS strips of 16 rows and a range of K. Lane (g, t) = (lane / 4, lane % 4) decodes
+// rows g and g + 8 of a strip at columns 4t … 4t+3 of a block of 16: eight positions, one byte of
+// mask. Values lie in 64 half-columns of shared memory, a row of 128 bytes a level, so that 16-bit
+// loads of a warp never meet in a bank, whatever level each lane has reached: a nonzero costs a
+// load and a pointer that moves on by a row. Lanes use up values at different rates; before every
+// block the packer swaps half-columns between lanes (an XOR of their numbers, done here by
+// shuffling pointers) so that all stay within a few levels of each other and little is padded.
+//
+// A stage is BLOCKS blocks of K: a header, masks, new value rows and activations, brought into
+// shared memory by the warp itself, one stage ahead, on one mbarrier. Value rows form a ring; how a
+// stage meets its end was worked out by the packer. The first rows of the ring lie behind its end
+// too, so that a pointer must be wrapped only once in WRAP strips.
+//
+// Warps along K are added up in shared memory and, with SPLIT blocks of a cluster, across their
+// shared memories, always in the same order. The weight is constant, so its first stage is fetched
+// before the kernel ahead in the stream has ended.
+//
+// Constants: STRIPS, TOKEN_TILES (of 8), ROW_WARPS, K_WARPS, BLOCKS, WRAP, SPLIT, BF16, C_TYPE and
+// those of epilogue.cuh.
+#include "ops/spmm/cuda/epilogue.cuh"
+
+using C = C_TYPE;
+
+constexpr int kWarps = ROW_WARPS * K_WARPS;
+constexpr int kThreads = kWarps * 32;
+constexpr int kSlots = 2;                // Of stages: decoded, in flight.
+constexpr int kRowBytes = 128;           // Of a level.
+constexpr int kMirror = 4 * WRAP;        // Rows behind the ring's end.
+constexpr int kMaskBytes = STRIPS * 32;  // Of a block.
+constexpr int kHeaderBytes = 16;
+constexpr int kSlotBytes = kHeaderBytes + BLOCKS * kMaskBytes;
+constexpr int kTileBytes = 256;  // Activations of a block and 8 tokens.
+constexpr int kActivationBytes = BLOCKS * TOKEN_TILES * kTileBytes;
+constexpr int kSums = STRIPS * TOKEN_TILES * 32;  // 16-byte pieces of a warp.
+constexpr int kBarriers = kWarps * kSlots * 8;
+
+/// What a warp does. Laid out by the packer (lane_pack.h).
+struct alignas(16) WarpWork {
+  u64 offset;  // Of its stages in the stream.
+  u32 stages;
+  u32 block;      // Its first block of 16 columns.
+  u32 copies[2];  // Header of the first stage.
+  u32 pad[2];
+};
+
+__device__ __forceinline__ u32 shared_address(const void* p) {
+  return static_cast<u32>(__cvta_generic_to_shared(p));
+}
+
+__device__ __forceinline__ void bulk_copy(u32 to, const u8* from, u32 bytes, u32 barrier) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::
+          "r"(to),
+      "l"(from), "r"(bytes), "r"(barrier)
+      : "memory");
+}
+
+__device__ __forceinline__ void wait_for(u32 barrier, u32 phase) {
+  asm volatile(
+      "{\n.reg .pred done;\nagain:\n"
+      "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
+      "@done bra.uni past;\nbra.uni again;\npast:\n}" ::"r"(barrier),
+      "r"(phase)
+      : "memory");
+}
+
+__device__ __forceinline__ bool elected() {
+  u32 yes;
+  asm volatile("{\n.reg .pred p;\nelect.sync _|p, 0xffffffff;\nselp.u32 %0, 1, 0, p;\n}"
+               : "=r"(yes));
+  return yes != 0;
+}
+
+__device__ __forceinline__ void multiply(float (&c)[4], const u32 (&a)[4], uint2 b) {
+#if BF16
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+      "{%0,%1,%2,%3};"
+#else
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+      "{%0,%1,%2,%3};"
+#endif
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b.x), "r"(b.y));
+}
+
+/// The eight positions of a lane in a strip, apart: merging waits for the loads, so it is done one
+/// strip later.
+struct Loaded {
+  u32 low[4], high[4];
+};
+
+/// `low_rows` and `high_rows` point at the next values of rows g and g + 8. Plain C++ on purpose:
+/// ptxas turns these tests into R2P, seven predicates an instruction, where inline assembly gets a
+/// LOP3 a position.
+__device__ __forceinline__ Loaded load_strip(const u8* shared, u32 mask, u32& low_rows,
+                                             u32& high_rows) {
+  Loaded v;
+#pragma unroll
+  for (int r = 0; r < 4; ++r) {
+    u32& next = (r & 1) ? high_rows : low_rows;
+    v.low[r] = v.high[r] = 0;
+    if (mask & (1u << (2 * r))) {
+      v.low[r] = *reinterpret_cast<const u16*>(shared + next);
+      next += kRowBytes;
+    }
+    if (mask & (2u << (2 * r))) {
+      v.high[r] = *reinterpret_cast<const u16*>(shared + next);
+      next += kRowBytes;
+    }
+  }
+  return v;
+}
+
+__device__ __forceinline__ void merge(const Loaded& v, u32 (&a)[4]) {
+#pragma unroll
+  for (int r = 0; r < 4; ++r)
+    asm("mad.lo.u32 %0, %1, 65536, %2;" : "=r"(a[r]) : "r"(v.high[r]), "r"(v.low[r]));
+}
+
+/// The bytes of mask of a lane, STRIPS of them: rows of 32-bit words, then of what is left.
+__device__ __forceinline__ void load_masks(const u8* masks, int lane,
+                                           u32 (&words)[(STRIPS + 3) / 4]) {
+#pragma unroll
+  for (int q = 0; q < STRIPS / 4; ++q)
+    words[q] = *reinterpret_cast<const u32*>(masks + q * 128 + lane * 4);
+  const u8* rest = masks + STRIPS / 4 * 128;
+  if constexpr (STRIPS % 4 == 1) words[STRIPS / 4] = rest[lane];
+  if constexpr (STRIPS % 4 == 2) words[STRIPS / 4] = *reinterpret_cast<const u16*>(rest + lane * 2);
+  if constexpr (STRIPS % 4 == 3)
+    words[STRIPS / 4] =
+        *reinterpret_cast<const u16*>(rest + lane * 2) | static_cast<u32>(rest[64 + lane]) << 16;
+}
+
+/// Copies a warp's activations of one stage: pieces of 16 bytes, [block][token][half], zeros past K
+/// and past the last token. A lane has the same pieces of every stage.
+struct Activations {
+  static constexpr int kPieces = BLOCKS * TOKEN_TILES * 16;
+  static constexpr int kRounds = (kPieces + 31) / 32;
+  static constexpr int kTokens = TOKEN_TILES > 2 ? TOKEN_TILES / 2 : 1;  // Of a lane.
+  const u16* from[kTokens];
+  int left[kTokens];  // Bytes before K ends.
+  bool aligned;       // To 16 bytes, in every token.
+
+  __device__ __forceinline__ Activations(const u16* b, i64 stride, int n, int k, int column,
+                                         int lane, bool is_aligned)
+      : aligned(is_aligned) {
+#pragma unroll
+    for (int i = 0; i < kTokens; ++i) {
+      const int token = (lane / 2) % (8 * TOKEN_TILES) + 16 * i;
+      const int at = column + lane % 2 * 8 + (TOKEN_TILES == 1 ? lane / 16 * 16 : 0);
+      const bool inside = token < n;
+      from[i] = b + (inside ? token * stride + at : 0);
+      left[i] = inside ? (k - at) * 2 : -(1 << 30);
+    }
+  }
+
+  __device__ __forceinline__ void copy(u32 to, int lane, u32 barrier) {
+#pragma unroll
+    for (int i = 0; i < kRounds; ++i) {
+      const int skip = i / kTokens * (TOKEN_TILES == 1 ? 64 : 32);  // Bytes along K.
+      const int bytes = min(16, max(0, left[i % kTokens] - skip));
+      if (kPieces % 32 != 0 && i * 32 + lane >= kPieces) continue;
+      const u16* source = from[i % kTokens] + skip / 2;
+      const u32 target = to + (i * 32 + lane) * 16;
+      if (aligned) {
+        asm volatile("cp.async.ca.shared.global [%0], [%1], 16, %2;" ::"r"(target), "l"(source),
+                     "r"(bytes)
+                     : "memory");
+      } else {
+#pragma unroll
+        for (int e = 0; e < 8; ++e) {
+          const u16 x = e * 2 < bytes ? source[e] : u16{0};
+          asm volatile("st.shared.u16 [%0], %1;" ::"r"(target + e * 2), "h"(x) : "memory");
+        }
+      }
+    }
+    // Arrives when this lane's copies have: with none outstanding, at once.
+    asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(barrier) : "memory");
+#pragma unroll
+    for (int i = 0; i < kTokens; ++i) {
+      from[i] += 16 * BLOCKS;
+      left[i] -= 32 * BLOCKS;
+    }
+  }
+};
+
+__device__ __forceinline__ float4 load_sums(u32 at) {
+  float4 v;
+  asm volatile("ld.shared.v4.f32 {%0,%1,%2,%3}, [%4];"
+               : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w)
+               : "r"(at));
+  return v;
+}
+
+__device__ __forceinline__ void store_sums(u32 at, float4 v) {
+  asm volatile("st.shared.v4.f32 [%0], {%1,%2,%3,%4};" ::"r"(at), "f"(v.x), "f"(v.y), "f"(v.z),
+               "f"(v.w)
+               : "memory");
+}
+
+__device__ __forceinline__ float4 load_sums_of(u32 rank, u32 at) {
+  u32 there;
+  asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(at), "r"(rank));
+  float4 v;
+  asm volatile("ld.shared::cluster.v4.f32 {%0,%1,%2,%3}, [%4];"
+               : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w)
+               : "r"(there));
+  return v;
+}
+
+__device__ __forceinline__ float4 add(float4 a, float4 b) {
+  return make_float4(a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w);
+}
+
+__device__ __forceinline__ void cluster_barrier() {
+  asm volatile("barrier.cluster.arrive.aligned;\nbarrier.cluster.wait.aligned;" ::: "memory");
+}
+
+// `strip_rows`: first row of each strip, [block / SPLIT][ROW_WARPS][STRIPS], -1 for none.
+// blockIdx.y: a tile of tokens. `region`: bytes of shared memory of a warp; `ring_rows`: of its
+// ring.
+extern "C" __global__ void __launch_bounds__(kThreads, 1)
+    spmm_lane(const u8* stream, const WarpWork* works, const i32* strip_rows, const u16* b,
+              i64 b_stride, C* c, i64 c_stride, const float* bias, const C* residual,
+              i64 residual_stride, int m, int k, int n, int ring_rows, int region_bytes) {
+  extern __shared__ __align__(128) u8 shared[];
+  const int warp =
+      __shfl_sync(~0u, threadIdx.x / 32, 0);  // The same in all lanes, and known to be.
+  const int lane = threadIdx.x % 32;
+  const u32 base = shared_address(shared);
+  const u32 ring = warp * region_bytes;  // Offsets in `shared`.
+  const u32 ring_bytes = ring_rows * kRowBytes, ring_end = ring + ring_bytes;
+  const u32 slots = ring_end + kMirror * kRowBytes;
+  const u32 activations = slots + kSlots * kSlotBytes;
+  const u32 barriers = base + kWarps * region_bytes + warp * (kSlots * 8);
+  const WarpWork work = works[blockIdx.x * kWarps + warp];
+  const int stages = work.stages;
+
+  if (lane == 0) {
+    for (int i = 0; i < kSlots; ++i)  // The bulk copies, and 32 lanes' activations.
+      asm volatile("mbarrier.init.shared::cta.b64 [%0], 33;" ::"r"(barriers + i * 8) : "memory");
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+  }
+  const u32 rows_at = base + kWarps * region_bytes + kBarriers;  // Of the strips of this block.
+  if (threadIdx.x < ROW_WARPS * STRIPS) {
+    const i32 row = strip_rows[blockIdx.x / SPLIT * (ROW_WARPS * STRIPS) + threadIdx.x];
+    asm volatile("st.shared.s32 [%0], %1;" ::"r"(rows_at + threadIdx.x * 4), "r"(row) : "memory");
+  }
+  __syncwarp();
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+
+  // Fetches a stage. first, second: its header. Rows go to `to_row` and, where they are also behind
+  // the ring's end or wrap around it, `again` rows from `again_from` on to `again_to`.
+  const u8* next = stream + work.offset;
+  u32 fetching = 0;
+  const auto fetch = [&](u32 first, u32 second) {
+    const u32 rows_now = first & 0xff, to_row = first >> 8 & 0xff, again = first >> 16 & 0xff,
+              again_to = first >> 24, again_from = second & 0xff, rows = second >> 8 & 0xff;
+    const u32 barrier = barriers + fetching * 8;
+    if (elected()) {
+      asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier),
+                   "r"(kSlotBytes + (rows_now + again) * kRowBytes)
+                   : "memory");
+      bulk_copy(base + slots + fetching * kSlotBytes, next, kSlotBytes, barrier);
+      if (rows_now != 0)
+        bulk_copy(base + ring + to_row * kRowBytes, next + kSlotBytes, rows_now * kRowBytes,
+                  barrier);
+      if (again != 0)
+        bulk_copy(base + ring + again_to * kRowBytes, next + kSlotBytes + again_from * kRowBytes,
+                  again * kRowBytes, barrier);
+    }
+    next += kSlotBytes + rows * kRowBytes;
+    fetching ^= 1;
+  };
+  if (stages > 0) fetch(work.copies[0], work.copies[1]);
+  asm volatile("griddepcontrol.wait;" ::
+                   : "memory");  // What follows may read and write activations.
+
+  const int first_token = blockIdx.y * (8 * TOKEN_TILES);
+  b += first_token * b_stride;
+  c += first_token * c_stride;
+  if constexpr (HAS_RESIDUAL) residual += first_token * residual_stride;
+  n -= first_token;
+  Activations pieces(b, b_stride, n, k, work.block * 16, lane,
+                     (reinterpret_cast<u64>(b) & 15) == 0 && b_stride % 8 == 0);
+  if (stages > 0) pieces.copy(base + activations, lane, barriers);
+
+  float sums[STRIPS][TOKEN_TILES][4] = {};
+  u32 low_rows = ring + lane * 4, high_rows = low_rows + 2;
+  u32 slot = 0, phase = 0;
+  for (int stage = 0; stage < stages; ++stage) {
+    wait_for(barriers + slot * 8, phase);
+    const u8* header = shared + slots + slot * kSlotBytes;
+    const u8* tile = shared + activations + slot * kActivationBytes + lane * 8;
+    if (stage + 1 < stages) {
+      const uint2 copies = *reinterpret_cast<const uint2*>(header);
+      fetch(copies.x, copies.y);
+      slot ^= 1;
+      pieces.copy(base + activations + slot * kActivationBytes, lane, barriers + slot * 8);
+      phase ^= slot ^ 1;
+    }
+#pragma unroll 1
+    for (int block = 0; block < BLOCKS; ++block) {
+      u32 masks[(STRIPS + 3) / 4];
+      load_masks(header + kHeaderBytes + block * kMaskBytes, lane, masks);
+      uint2 x[TOKEN_TILES];
+#pragma unroll
+      for (int i = 0; i < TOKEN_TILES; ++i)
+        x[i] = *reinterpret_cast<const uint2*>(tile + (block * TOKEN_TILES + i) * kTileBytes);
+
+      const u32 swap = header[6 + block];
+      const u32 low = __shfl_xor_sync(~0u, low_rows, swap & 31);
+      const u32 high = __shfl_xor_sync(~0u, high_rows, swap & 31);
+      low_rows = swap & 32 ? high : low;
+      high_rows = swap & 32 ? low : high;
+
+      Loaded loaded[2];
+#pragma unroll
+      for (int s = 0; s <= STRIPS; ++s) {
+        if (s < STRIPS) {
+          if (s % WRAP == 0) {
+            if (low_rows >= ring_end) low_rows -= ring_bytes;
+            if (high_rows >= ring_end) high_rows -= ring_bytes;
+          }
+          loaded[s & 1] = load_strip(shared, masks[s / 4] >> (s % 4 * 8), low_rows, high_rows);
+        }
+        if (s > 0) {
+          u32 a[4];
+          merge(loaded[~s & 1], a);
+#pragma unroll
+          for (int i = 0; i < TOKEN_TILES; ++i) multiply(sums[s - 1][i], a, x[i]);
+        }
+      }
+    }
+    __syncwarp();  // All lanes have read what the next fetch overwrites.
+  }
+
+  // Sums of all warps along K, in the ring's place.
+#pragma unroll
+  for (int s = 0; s < STRIPS; ++s)
+#pragma unroll
+    for (int i = 0; i < TOKEN_TILES; ++i)
+      store_sums(base + ring + ((s * TOKEN_TILES + i) * 32 + lane) * 16,
+                 make_float4(sums[s][i][0], sums[s][i][1], sums[s][i][2], sums[s][i][3]));
+  __syncthreads();
+
+  const auto reduce = [&](int e) {
+    const u32 at = base + e / kSums * K_WARPS * region_bytes + e % kSums * 16;
+    float4 sum = load_sums(at);
+#pragma unroll
+    for (int w = 1; w < K_WARPS; ++w) sum = add(sum, load_sums(at + w * region_bytes));
+    return sum;
+  };
+  const auto store = [&](int e, float4 sum) {
+    const int tile = e % kSums / 32, token = tile % TOKEN_TILES * 8 + e % 4 * 2;
+    i32 first;
+    asm volatile("ld.shared.s32 %0, [%1];"
+                 : "=r"(first)
+                 : "r"(rows_at + (e / kSums * STRIPS + tile / TOKEN_TILES) * 4));
+    const int row = first + e % 32 / 4;
+    const auto put = [&](int token, int row, float value) {
+      if (first < 0 || token >= n || row >= m) return;
+      store_result(value, c, token * c_stride + row, bias, row, residual,
+                   token * residual_stride + row);
+    };
+    put(token, row, sum.x);
+    put(token + 1, row, sum.y);
+    put(token, row + 8, sum.z);
+    put(token + 1, row + 8, sum.w);
+  };
+  constexpr int kPieces = ROW_WARPS * kSums;
+  if constexpr (SPLIT == 1) {
+    for (int e = threadIdx.x; e < kPieces; e += kThreads) store(e, reduce(e));
+  } else {
+    const int rank = blockIdx.x % SPLIT;
+    for (int e = threadIdx.x; e < kPieces; e += kThreads)
+      store_sums(base + e / kSums * K_WARPS * region_bytes + e % kSums * 16, reduce(e));
+    cluster_barrier();
+    for (int e = kPieces * rank / SPLIT + threadIdx.x; e < kPieces * (rank + 1) / SPLIT;
+         e += kThreads) {
+      const u32 at = base + e / kSums * K_WARPS * region_bytes + e % kSums * 16;
+      float4 sum = load_sums_of(0, at);
+#pragma unroll
+      for (int r = 1; r < SPLIT; ++r) sum = add(sum, load_sums_of(r, at));
+      store(e, sum);
+    }
+    cluster_barrier();  // Others still read this block's sums.
+  }
+}

@@ -1,0 +1,153 @@
+#include "ops/spmm/cuda/decode/lane_config.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "cuda/device_text.h"
+
+namespace rarefy::gpu {
+namespace {
+
+constexpr int kSplits[] = {1, 2, 4};
+constexpr int kRowWarps[] = {1, 2, 4, 8};
+constexpr int kWarps[] = {8, 12, 16};
+constexpr int kBlocks[] = {2, 4};
+constexpr int kMostStrips = 8;
+constexpr int kMostRingRows = 255;  // A byte of the header.
+/// Accumulators of a lane that leave room for the loads of two strips: with 8 warps a lane has 255
+/// registers, with 16 it has 128.
+constexpr int kMostSumsWide = 128, kMostSums = 64;
+
+std::int64_t divide_up(std::int64_t a, std::int64_t b) {
+  return (a + b - 1) / b;
+}
+
+int token_tiles_of(std::int64_t n) {
+  for (int tiles : {1, 2, 4}) {
+    if (n <= std::int64_t{tiles} * 8) return tiles;
+  }
+  return 8;
+}
+
+const char* type_name(DType dtype) {
+  return dtype == DType::kF16 ? "f16" : dtype == DType::kBF16 ? "bf16" : "float";
+}
+
+}  // namespace
+
+std::int64_t LaneConfig::region_bytes(int ring_rows) const {
+  const std::int64_t activations = std::int64_t{blocks} * token_tiles * 256;
+  const std::int64_t working =
+      std::int64_t{ring_rows + mirror_rows()} * kRowBytes + kSlots * (slot_bytes() + activations);
+  const std::int64_t sums = std::int64_t{strips} * token_tiles * 512;
+  return divide_up(std::max(working, sums), 128) * 128;
+}
+
+std::int64_t LaneConfig::shared_bytes(int ring_rows) const {
+  const std::int64_t barriers = std::int64_t{warps()} * kSlots * 8;
+  return warps() * region_bytes(ring_rows) + barriers + std::int64_t{row_warps} * strips * 4;
+}
+
+int LaneConfig::expected_ring_rows(double density) const {
+  // Two stages, and how far the fastest half-column of thousands of warps runs ahead of the slowest
+  // (measured on uniform patterns from 50 to 90 %).
+  const double positions = 4.0 * strips;
+  const double spread = 15.8 * std::sqrt(positions * density * (1 - density));
+  return static_cast<int>(2 * positions * blocks * density + spread) + mirror_rows() / 4;
+}
+
+std::string LaneConfig::name() const {
+  return fmt::format("decode.lane.s{}.n{}.r{}.k{}.b{}.c{}", strips, token_tiles * 8, row_warps,
+                     k_warps, blocks, split);
+}
+
+cuda::Source LaneConfig::source(const Problem& problem) const {
+  cuda::Source source;
+  source.name = name();
+  source.text = std::string(cuda::device_text("ops/spmm/cuda/decode/lane.cu"));
+  source.oldest_arch = 90;
+  source.defines = {fmt::format("STRIPS={}", strips),
+                    fmt::format("TOKEN_TILES={}", token_tiles),
+                    fmt::format("ROW_WARPS={}", row_warps),
+                    fmt::format("K_WARPS={}", k_warps),
+                    fmt::format("BLOCKS={}", blocks),
+                    fmt::format("WRAP={}", wrap()),
+                    fmt::format("SPLIT={}", split),
+                    fmt::format("BF16={}", problem.weight == DType::kBF16 ? 1 : 0),
+                    fmt::format("C_TYPE={}", type_name(problem.output)),
+                    fmt::format("ACTIVATION={}", static_cast<int>(problem.activation)),
+                    fmt::format("HAS_BIAS={}", problem.bias ? 1 : 0),
+                    fmt::format("HAS_RESIDUAL={}", problem.residual ? 1 : 0)};
+  return source;
+}
+
+std::vector<LaneConfig> lane_configs(const Problem& problem, double density,
+                                     const cuda::DeviceFacts& device) {
+  std::vector<LaneConfig> found;
+  const std::int64_t strips = divide_up(problem.m, LaneConfig::kStripRows);
+  const int token_tiles = token_tiles_of(problem.n);
+  for (int split : kSplits) {
+    for (int row_warps : kRowWarps) {
+      for (int warps : kWarps) {
+        if (warps % row_warps != 0) continue;
+        const int most_sums = warps <= 8 ? kMostSumsWide : kMostSums;
+        const int most_strips = std::min(kMostStrips, most_sums / (4 * token_tiles));
+        // One cluster for each group of multiprocessors, or whole rounds of them.
+        const std::int64_t resident = std::max(1, device.multiprocessors / split);
+        const std::int64_t rounds =
+            divide_up(strips, resident * row_warps * std::int64_t{most_strips});
+        const std::int64_t tiles = std::min(resident * rounds, divide_up(strips, row_warps));
+        LaneConfig config{.strips = static_cast<int>(divide_up(strips, tiles * row_warps)),
+                          .token_tiles = token_tiles,
+                          .row_warps = row_warps,
+                          .k_warps = warps / row_warps,
+                          .split = split,
+                          .row_tiles = static_cast<int>(tiles)};
+        for (int blocks : kBlocks) {
+          config.blocks = blocks;
+          const std::int64_t stages = divide_up(problem.k, 16 * blocks);
+          const int ring = config.expected_ring_rows(density);
+          const bool fits =
+              ring + config.mirror_rows() <= kMostRingRows &&
+              config.shared_bytes(ring) <= static_cast<std::int64_t>(device.shared_per_block);
+          // A warp with a single stage has nothing to overlap.
+          const bool worth =
+              stages >= 2 * std::int64_t{config.k_warps} * split || (split == 1 && warps == 8);
+          if (fits && worth) found.push_back(config);
+        }
+      }
+    }
+  }
+  return found;
+}
+
+double estimate_us(const LaneConfig& config, const Problem& problem, double density,
+                   const cuda::DeviceFacts& device) {
+  const auto m = static_cast<double>(problem.m);
+  const auto k = static_cast<double>(problem.k);
+  const double tiles = std::ceil(static_cast<double>(problem.n) / (8.0 * config.token_tiles));
+  const double stage_positions = 8.0 * config.strips * config.blocks;  // Of a lane.
+  const double weight = m * k * (0.125 + 2 * density * 1.03 + 16 / (32 * stage_positions));
+  const double activations =
+      static_cast<double>(config.row_tiles) * config.row_warps * k * 16 * config.token_tiles;
+  // Reached of the data sheet's bandwidth; from L2 about twice as much.
+  const double memory_us = weight * tiles / (0.89e3 * device.memory_gb_per_s);
+  const double l2_us = (weight + activations) * tiles / (1.75e3 * device.memory_gb_per_s);
+  // Instructions of a lane a position: decoding, then what comes once a block and once a stage.
+  const double instructions =
+      4.3 + 0.25 * config.token_tiles + 25.0 / (8 * config.strips) + 110 / stage_positions;
+  const double issued = config.warps() >= 16 ? 0.64 : config.warps() >= 12 ? 0.6 : 0.5;
+  const double blocks = static_cast<double>(config.row_tiles) * config.split * tiles;
+  const double rounds = std::ceil(blocks / std::max(1, device.multiprocessors));
+  const double positions = config.strips * config.row_warps * 16.0 * k / config.split / 32;
+  const double decode_us =
+      rounds * positions * instructions / (4 * issued) / (0.89e3 * device.clock_ghz);
+  const double longest = std::max({memory_us, l2_us, decode_us});
+  constexpr double kLaunchUs = 3.0;
+  const double ends_us = 0.5 * (config.split > 1 ? 1 : 0) + 0.25 * config.token_tiles;
+  return kLaunchUs + ends_us + longest + 0.15 * std::min(memory_us, decode_us);
+}
+
+}  // namespace rarefy::gpu

@@ -1,0 +1,279 @@
+// The decode family: packing on any machine, every kind of kernel against the reference on a GPU.
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <limits>
+#include <set>
+
+#include "gpu_or_skip.h"
+#include "ops/spmm/cuda/decode/lane_pack.h"
+#include "ops/spmm/cuda/families.h"
+#include "spmm_case.h"
+
+namespace rarefy::gpu {
+namespace {
+
+cuda::DeviceFacts hopper() {
+  cuda::DeviceFacts facts;
+  facts.major = 9;
+  facts.multiprocessors = 132;
+  facts.shared_per_block = 232448;
+  facts.clock_ghz = 1.98;
+  facts.memory_gb_per_s = 3352;
+  return facts;
+}
+
+/// How many groups a configuration of these strips needs for so many rows.
+LaneConfig config_for(std::int64_t rows, LaneConfig config) {
+  const std::int64_t strips = (rows + 15) / 16;
+  const std::int64_t of_tile = std::int64_t{config.strips} * config.row_warps;
+  config.row_tiles = static_cast<int>((strips + of_tile - 1) / of_tile);
+  return config;
+}
+
+const LaneConfig kConfigs[] = {
+    {.strips = 1, .k_warps = 1, .blocks = 2},
+    {.strips = 2, .row_warps = 2, .k_warps = 3, .blocks = 4},
+    {.strips = 3, .k_warps = 2, .blocks = 2, .split = 2},
+    {.strips = 7, .k_warps = 2, .blocks = 2},
+    {.strips = 8, .row_warps = 2, .k_warps = 1, .blocks = 4, .split = 2},
+};
+
+TEST(PackLane, ReturnsEveryBitThroughTheRings) {
+  for (const Pattern pattern :
+       {Pattern::kUniform, Pattern::kEmptyRows, Pattern::kOneFullRow, Pattern::kRowSkew,
+        Pattern::kColumnRuns, Pattern::kZero, Pattern::kNegativeZeros}) {
+    const TestWeight w({150, 803, pattern, 0.4}, DType::kF16);
+    const auto& csr = dynamic_cast<const CsrMatrix&>(*w.csr);
+    for (const LaneConfig& of : kConfigs) {
+      const LaneConfig config = config_for(150, of);
+      const LaneArrays arrays = pack_lane(csr, config, default_pool());
+      EXPECT_EQ(arrays.nonzeros, csr.entries());
+      // -0.0 is a zero that the CSR does not store.
+      std::vector<std::uint16_t> expected(static_cast<std::size_t>(150 * 803));
+      csr.read_rows(0, 150, expected.data());
+      EXPECT_EQ(unpack_lane(arrays, config, 150, 803), expected)
+          << testing::to_string(pattern) << " " << config.name();
+    }
+  }
+}
+
+TEST(PackLane, PadsLittle) {
+  const std::int64_t rows = 7 * 16, cols = 4096;
+  const LaneConfig config{.strips = 7, .k_warps = 8, .blocks = 2};
+  for (const double density : {0.5, 0.3, 0.2}) {
+    const TestWeight w({rows, cols, Pattern::kUniform, density}, DType::kF16);
+    const auto& csr = dynamic_cast<const CsrMatrix&>(*w.csr);
+    const LaneArrays arrays = pack_lane(csr, config, default_pool());
+    const double needed =
+        static_cast<double>(rows * cols) / 8 + 2.0 * static_cast<double>(csr.entries());
+    // Without swapping half-columns it would be 7 % at density 0.5 and 13 % at 0.2.
+    EXPECT_LT(static_cast<double>(arrays.stream.size()), needed * 1.06) << density;
+    EXPECT_LE(arrays.ring_rows, config.expected_ring_rows(density) + 16) << density;
+  }
+}
+
+TEST(PackLane, GivesTheSameBytesForAnyThreads) {
+  const TestWeight w({300, 700, Pattern::kRowSkew, 0.3}, DType::kBF16);
+  const auto& csr = dynamic_cast<const CsrMatrix&>(*w.csr);
+  const LaneConfig config = config_for(300, kConfigs[1]);
+  ThreadPool one(1), three(3);
+  const LaneArrays a = pack_lane(csr, config, one);
+  const LaneArrays b = pack_lane(csr, config, three);
+  EXPECT_EQ(a.stream, b.stream);
+  EXPECT_EQ(a.strip_rows, b.strip_rows);
+  EXPECT_EQ(a.ring_rows, b.ring_rows);
+}
+
+TEST(PackLane, DealsSkewedRowsEvenly) {
+  // A quarter of the rows is dense, the rest almost empty: contiguous shares would differ fourfold.
+  const std::int64_t rows = 64 * 16, cols = 256;
+  std::vector<std::uint16_t> values(static_cast<std::size_t>(rows * cols));
+  for (std::int64_t r = 0; r < rows / 4; ++r)
+    for (std::int64_t c = 0; c < cols; ++c)
+      values[static_cast<std::size_t>(r * cols + c)] = c % 2 == 0 ? 0x3C00 : 0;
+  const DenseSource source(ConstMatrixRef{values.data(), DType::kF16, rows, cols, cols});
+  const MatrixPtr csr = pack(source, format::kCsr32);
+  const LaneConfig config{.strips = 4, .k_warps = 1, .blocks = 2, .row_tiles = 16};
+  const LaneArrays arrays = pack_lane(dynamic_cast<const CsrMatrix&>(*csr), config, default_pool());
+  std::uint64_t most = 0;
+  for (std::size_t i = 0; i < arrays.works.size(); ++i) {
+    const std::uint64_t end =
+        i + 1 < arrays.works.size() ? arrays.works[i + 1].offset : arrays.stream.size();
+    most = std::max(most, end - arrays.works[i].offset);
+  }
+  EXPECT_LE(most, arrays.stream.size() / arrays.works.size() * 11 / 10);
+  EXPECT_EQ(unpack_lane(arrays, config, rows, cols), values);
+}
+
+TEST(PackLane, RefusesPatternsThatOutgrowTheRing) {
+  // Dense, and long stages: two of them are 512 rows.
+  const std::int64_t rows = 8 * 16, cols = 512;
+  std::vector<std::uint16_t> values(static_cast<std::size_t>(rows * cols), 0x3C00);
+  const DenseSource source(ConstMatrixRef{values.data(), DType::kF16, rows, cols, cols});
+  const MatrixPtr csr = pack(source, format::kCsr32);
+  const LaneConfig config{.strips = 8, .k_warps = 1, .blocks = 8};
+  try {
+    (void)pack_lane(dynamic_cast<const CsrMatrix&>(*csr), config, default_pool());
+    FAIL() << "expected an error";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::kUnsupported);
+    EXPECT_NE(std::string(error.what()).find("ring"), std::string::npos) << error.what();
+  }
+}
+
+TEST(DecodeFamily, OffersConfigurationsThatHoldAllRows) {
+  for (const std::int64_t m : {1, 100, 4096, 14336, 128256}) {
+    for (const std::int64_t n : {1, 16, 33, 128}) {
+      for (const double density : {0.5, 0.1}) {
+        const Problem problem{.m = m, .k = 4096, .n = n};
+        const std::vector<LaneConfig> found = lane_configs(problem, density, hopper());
+        EXPECT_FALSE(found.empty()) << m << " " << n;
+        std::set<std::string> names;
+        for (const LaneConfig& c : found) {
+          EXPECT_GE(std::int64_t{c.groups()} * c.strips * 16, m) << c.name();
+          EXPECT_LT((std::int64_t{c.row_tiles} - 1) * c.row_warps * 16, m) << c.name();
+          EXPECT_LE(c.shared_bytes(c.expected_ring_rows(density)), 232448) << c.name();
+          EXPECT_TRUE(names.insert(c.name()).second) << c.name();
+          const double us = estimate_us(c, problem, density, hopper());
+          EXPECT_GT(us, 1) << c.name();
+          EXPECT_LT(us, 1e5) << c.name();
+        }
+      }
+    }
+  }
+}
+
+TEST(DecodeFamily, SaysWhatItDoesNotTake) {
+  Problem problem{.m = 64, .k = 64, .n = 1};
+  EXPECT_TRUE(decode_family().supports(problem, hopper()));
+  problem.weight = problem.activations = DType::kF32;
+  EXPECT_NE(decode_family().supports(problem, hopper()).reason.find("f32"), std::string::npos);
+  problem.weight = problem.activations = DType::kF16;
+  problem.layout = Layout::kFeatureMajor;
+  EXPECT_FALSE(decode_family().supports(problem, hopper()));
+  problem.layout = Layout::kTokenMajor;
+  cuda::DeviceFacts ampere = hopper();
+  ampere.major = 8;
+  EXPECT_NE(decode_family().supports(problem, ampere).reason.find("9.0"), std::string::npos);
+}
+
+class DecodeOnDevice : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    RAREFY_SKIP_WITHOUT_GPU();
+    if (cuda::Device::get().facts().major < 9) GTEST_SKIP() << "needs compute capability 9.0";
+  }
+
+  /// Runs every `step`th candidate of the problem.
+  static void check(const TestWeight& weight, Problem problem, std::size_t step,
+                    float special = 0) {
+    const cuda::Stream stream;
+    problem.m = weight.source->rows();
+    problem.k = weight.source->cols();
+    problem.weight = problem.activations = weight.source->dtype();
+    const Case run(weight, problem, special);
+    const std::vector<Candidate> candidates =
+        decode_family().candidates(problem, weight.pattern, stream.device().facts());
+    ASSERT_FALSE(candidates.empty());
+    for (std::size_t i = 0; i < candidates.size(); i += step) {
+      std::unique_ptr<Operator> op;
+      try {
+        op = candidates[i].build(weight.weight(), stream);
+      } catch (const Error& error) {
+        // Patterns that are far from uniform may need rings that do not fit.
+        ASSERT_EQ(error.kind(), ErrorKind::kUnsupported) << error.what();
+        continue;
+      }
+      const std::vector<float> result = run.device(*op, stream);
+      run.expect_close(result, candidates[i].name);
+      if (HasFatalFailure()) return;
+      const std::vector<float> again = run.device(*op->copy(stream), stream);
+      ASSERT_EQ(std::memcmp(again.data(), result.data(), result.size() * sizeof(float)), 0)
+          << candidates[i].name << " gives other bits the second time";
+    }
+  }
+};
+
+TEST_F(DecodeOnDevice, EveryPattern) {
+  for (const DType dtype : {DType::kF16, DType::kBF16}) {
+    for (const Pattern pattern :
+         {Pattern::kUniform, Pattern::kEmptyRows, Pattern::kOneFullRow, Pattern::kRowSkew,
+          Pattern::kColumnRuns, Pattern::kZero, Pattern::kFull, Pattern::kNegativeZeros}) {
+      const TestWeight weight({131, 520, pattern, 0.4}, dtype);
+      check(weight, {.n = 3, .output = dtype}, 3);
+    }
+  }
+}
+
+TEST_F(DecodeOnDevice, EveryNumberOfTokens) {
+  const TestWeight weight({300, 1000, Pattern::kUniform, 0.3}, DType::kF16);
+  for (const std::int64_t n : {1, 2, 5, 8, 9, 16, 17, 33, 64, 100}) check(weight, {.n = n}, 3);
+}
+
+TEST_F(DecodeOnDevice, ColumnsThatAreNotAligned) {
+  for (const std::int64_t cols : {1, 7, 15, 33, 517}) {
+    const TestWeight weight({70, cols, Pattern::kUniform, 0.5}, DType::kBF16);
+    check(weight, {.n = 4, .output = DType::kF32}, 2);
+    check(weight, {.n = 20, .output = DType::kF32}, 3);
+  }
+}
+
+TEST_F(DecodeOnDevice, EveryConfigurationOfOneProblem) {
+  const TestWeight weight({4096, 1024, Pattern::kUniform, 0.3}, DType::kF16);
+  check(weight, {.n = 8}, 1);
+  check(weight, {.n = 16}, 1);
+}
+
+TEST_F(DecodeOnDevice, Epilogues) {
+  const TestWeight weight({90, 300, Pattern::kRowSkew, 0.4}, DType::kBF16);
+  for (const Epilogue& e :
+       {Epilogue{Activation::kRelu, true, false}, Epilogue{Activation::kGelu, false, true},
+        Epilogue{Activation::kSilu, true, true}}) {
+    check(weight,
+          {.n = 4,
+           .output = DType::kF32,
+           .activation = e.activation,
+           .bias = e.bias,
+           .residual = e.residual},
+          3);
+  }
+}
+
+TEST_F(DecodeOnDevice, FollowsTheKernelAheadInTheStream) {
+  // Its weights are fetched before the kernel ahead has ended, its activations only after: here the
+  // kernel ahead writes them.
+  const TestWeight weight({512, 512, Pattern::kUniform, 0.3}, DType::kF16);
+  const cuda::Stream stream;
+  const Problem problem{.m = 512, .k = 512, .n = 8};
+  const std::vector<Candidate> candidates =
+      decode_family().candidates(problem, weight.pattern, stream.device().facts());
+  const std::unique_ptr<Operator> op = candidates.front().build(weight.weight(), stream);
+  std::vector<std::uint16_t> x(512 * 8, 0x2C00);  // 1/16
+  const cuda::DeviceBuffer first = cuda::upload<std::uint16_t>(stream, x);
+  const cuda::DeviceBuffer second(stream, first.size()), third(stream, first.size());
+  const auto chain = [&] {
+    op->enqueue(
+        stream,
+        {.b = first.address(), .b_stride = 512, .c = second.address(), .c_stride = 512, .n = 8});
+    op->enqueue(
+        stream,
+        {.b = second.address(), .b_stride = 512, .c = third.address(), .c_stride = 512, .n = 8});
+    return cuda::download<std::uint16_t>(stream, third);
+  };
+  const std::vector<std::uint16_t> expected = chain();
+  for (int i = 0; i < 50; ++i) {
+    cuda::fill_bytes(stream, second.address(), 0xFF, second.size());
+    ASSERT_EQ(chain(), expected) << i;
+  }
+}
+
+TEST_F(DecodeOnDevice, NotFiniteActivationsReachTheRowsThatHoldThem) {
+  const TestWeight weight({64, 128, Pattern::kFull, 1.0}, DType::kF16);
+  for (const float special :
+       {std::numeric_limits<float>::infinity(), std::numeric_limits<float>::quiet_NaN()})
+    check(weight, {.n = 1, .output = DType::kF32}, 3, special);
+}
+
+}  // namespace
+}  // namespace rarefy::gpu
