@@ -166,6 +166,7 @@ std::vector<std::int64_t> share_strips(const RegionMasks& masks, std::int32_t fe
     regions[static_cast<std::size_t>(s + 1)] = regions[static_cast<std::size_t>(s)] + count;
   }
   std::vector<std::int64_t> bounds;
+  bounds.reserve(static_cast<std::size_t>(workers) + 1);
   for (int w = 0; w < workers; ++w)
     bounds.push_back(
         std::lower_bound(regions.begin(), regions.end() - 1, regions.back() * w / workers) -
