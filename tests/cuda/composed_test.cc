@@ -9,74 +9,70 @@
 #include <random>
 #include <set>
 
-#include "cuda/memory.h"
-#include "formats/csr.h"
-#include "formats/test_weights.h"
 #include "gpu_or_skip.h"
 #include "ops/spmm/cuda/composed/pack.h"
 #include "ops/spmm/cuda/families.h"
 #include "ops/spmm/cuda/search.h"
+#include "spmm_case.h"
 
 namespace rarefy::gpu {
 namespace {
 
-using testing::make_weights;
-using testing::Pattern;
-using testing::WeightCase;
-
-/// A weight of a test with what kernels want to know of it.
-struct TestWeight {
-  TestWeight(const WeightCase& c, DType dtype, std::uint32_t seed = 1) {
-    const std::vector<float> values = make_weights(c, seed);
-    bytes.resize(values.size() * size_of(dtype));
-    convert_elements(values.data(), DType::kF32, bytes.data(), dtype, values.size());
-    source =
-        std::make_unique<DenseSource>(ConstMatrixRef{bytes.data(), dtype, c.rows, c.cols, c.cols});
-    pattern = pattern_stats(*source);
-    csr = pack(*source, format::kCsr32);
+/// Adds up what the arrays hold, row by row.
+std::vector<float> unpack(const ComposedArrays& arrays, const PackSpec& spec, std::int64_t rows,
+                          std::int64_t cols) {
+  std::map<std::uint32_t, std::uint32_t> row_of_slot;
+  for (std::size_t i = 0; i < arrays.rows.size(); ++i) {
+    for (std::uint32_t slot = arrays.slots[i]; slot < arrays.slots[i + 1]; ++slot)
+      row_of_slot[slot] = arrays.rows[i];
   }
-  [[nodiscard]] Weight weight() const { return {source.get(), &pattern, csr}; }
-
-  std::vector<std::byte> bytes;
-  std::unique_ptr<DenseSource> source;
-  PatternStats pattern;
-  MatrixPtr csr;
-};
+  std::vector<float> dense(static_cast<std::size_t>(rows * cols));
+  const auto* values = reinterpret_cast<const float*>(arrays.values.data());
+  const auto vec = static_cast<std::size_t>(spec.vec);
+  for (std::size_t item = 0; item < arrays.target.size(); ++item) {
+    const std::uint32_t to = arrays.target[item];
+    const std::uint32_t row = to >> 31 != 0 ? row_of_slot.at(to & 0x7FFFFFFF) : to;
+    for (std::size_t v = arrays.begin[item]; v < arrays.begin[item + 1]; ++v) {
+      std::uint32_t column = 0;
+      for (std::size_t i = 0; i < vec; ++i) {
+        if (spec.index_bits == 6) {
+          const std::uint64_t word =
+              reinterpret_cast<const std::uint64_t*>(arrays.columns.data())[v];
+          const auto low = static_cast<std::uint32_t>(word);
+          const auto high = static_cast<std::uint32_t>(word >> 32);
+          if (i == 0) column = low & 0xFFFF;
+          if (i == 1 || i == 2) column += low >> (10 + 6 * i) & 63;
+          if (i > 2) column += high >> (6 * i - 18) & 63;
+        } else {
+          column = reinterpret_cast<const std::uint16_t*>(arrays.columns.data())[v * vec + i];
+          if (spec.swizzled) column ^= column >> 3 & 7;  // The swizzle is its own inverse.
+        }
+        EXPECT_LT(column, cols);
+        dense[row * static_cast<std::size_t>(cols) + column] += values[v * vec + i];
+      }
+    }
+  }
+  return dense;
+}
 
 TEST(PackComposed, HoldsEveryNonzeroOnceInWholeVectors) {
-  for (Pattern pattern : {Pattern::kUniform, Pattern::kEmptyRows, Pattern::kOneFullRow,
-                          Pattern::kRowSkew, Pattern::kZero, Pattern::kFull}) {
-    const TestWeight w({37, 301, pattern, 0.2}, DType::kF32);
+  for (Pattern pattern :
+       {Pattern::kUniform, Pattern::kEmptyRows, Pattern::kOneFullRow, Pattern::kRowSkew,
+        Pattern::kColumnRuns, Pattern::kZero, Pattern::kFull}) {
+    const TestWeight w({37, 301, pattern, 0.02}, DType::kF32);
     const auto& csr = dynamic_cast<const CsrMatrix&>(*w.csr);
-    for (const std::int64_t longest : {16, 64, 1000}) {
-      const bool swizzled = longest == 64;
-      const ComposedArrays arrays = pack_composed(
-          csr, {.vec = 4, .index_bits = 16, .swizzled = swizzled, .longest_piece = longest});
-      std::vector<float> dense(37 * 301);
-      std::map<std::uint32_t, std::uint32_t> row_of_slot;
-      for (std::size_t i = 0; i < arrays.rows.size(); ++i) {
-        for (std::uint32_t slot = arrays.slots[i]; slot < arrays.slots[i + 1]; ++slot)
-          row_of_slot[slot] = arrays.rows[i];
+    std::vector<float> expected(37 * 301);
+    w.source->read_rows(0, 37, expected.data());
+    for (const PackSpec& spec :
+         {PackSpec{4, 16, false, 16}, PackSpec{4, 16, true, 64}, PackSpec{8, 16, false, 1000},
+          PackSpec{8, 6, false, 16}, PackSpec{8, 6, true, 1000}}) {
+      const ComposedArrays arrays = pack_composed(csr, spec);
+      for (std::size_t i = 1; i + 1 < arrays.begin.size(); ++i) {
+        EXPECT_LE(arrays.begin[i + 1] - arrays.begin[i], arrays.begin[i] - arrays.begin[i - 1])
+            << "items fall in length";
       }
-      std::int64_t last_count = std::numeric_limits<std::int64_t>::max();
-      const auto* columns = reinterpret_cast<const std::uint16_t*>(arrays.columns.data());
-      const auto* values = reinterpret_cast<const float*>(arrays.values.data());
-      for (std::size_t i = 0; i < arrays.target.size(); ++i) {
-        const std::uint32_t to = arrays.target[i];
-        const std::uint32_t row = to >> 31 != 0 ? row_of_slot.at(to & 0x7FFFFFFF) : to;
-        const std::int64_t count = (arrays.begin[i + 1] - arrays.begin[i]) * 4;
-        EXPECT_LE(count, longest);
-        EXPECT_LE(count, last_count) << "items fall in length";
-        last_count = count;
-        for (std::int64_t j = 0; j < count; ++j) {
-          const std::size_t at = arrays.begin[i] * 4 + static_cast<std::size_t>(j);
-          const unsigned column = columns[at];  // The swizzle is its own inverse.
-          dense[row * 301 + (swizzled ? column ^ (column >> 3 & 7) : column)] += values[at];
-        }
-      }
-      std::vector<float> expected(37 * 301);
-      w.source->read_rows(0, 37, expected.data());
-      EXPECT_EQ(dense, expected) << testing::to_string(pattern) << " " << longest;
+      EXPECT_EQ(unpack(arrays, spec, 37, 301), expected)
+          << testing::to_string(pattern) << " " << spec.index_bits << " " << spec.longest_piece;
     }
   }
 }
@@ -109,104 +105,6 @@ TEST(ComposedFamily, OffersLegalConfigurationsOfDistinctNames) {
     }
   }
 }
-
-struct Epilogue {
-  Activation activation = Activation::kNone;
-  bool bias = false, residual = false;
-};
-
-/// One run on the device and the same in double.
-class Case {
- public:
-  Case(const TestWeight& weight, const Problem& problem, float special = 0) : p_(problem) {
-    std::mt19937 random(7);
-    std::normal_distribution<float> normal;
-    const auto fill = [&](std::int64_t count, DType dtype) {
-      std::vector<float> values(static_cast<std::size_t>(count));
-      for (float& v : values) v = normal(random);
-      std::vector<std::byte> raw(values.size() * size_of(dtype));
-      convert_elements(values.data(), DType::kF32, raw.data(), dtype, values.size());
-      return raw;
-    };
-    b_ = fill(p_.k * p_.n, p_.activations);
-    residual_ = fill(p_.m * p_.n, p_.output);
-    bias_.resize(static_cast<std::size_t>(p_.m));
-    for (float& v : bias_) v = normal(random);
-    if (special != 0)
-      convert_elements(&special, DType::kF32, b_.data() + b_.size() / 2 / 4 * 4, p_.activations, 1);
-    reference_.resize(static_cast<std::size_t>(p_.m * p_.n));
-    bound_.resize(reference_.size());
-    compute_reference(*weight.source);
-  }
-
-  [[nodiscard]] std::vector<float> device(const Operator& op, const cuda::Stream& stream) const {
-    const bool tokens = p_.layout == Layout::kTokenMajor;
-    const std::size_t c_bytes = reference_.size() * size_of(p_.output);
-    const cuda::DeviceBuffer b = cuda::upload<std::byte>(stream, b_);
-    const cuda::DeviceBuffer residual = cuda::upload<std::byte>(stream, residual_);
-    const cuda::DeviceBuffer bias = cuda::upload<float>(stream, bias_);
-    const cuda::DeviceBuffer c(stream, c_bytes);
-    cuda::fill_bytes(stream, c.address(), 0xFF, c_bytes);  // NaN: what is not written shows.
-    op.enqueue(stream, {.b = b.address(),
-                        .b_stride = tokens ? p_.k : p_.n,
-                        .c = c.address(),
-                        .c_stride = tokens ? p_.m : p_.n,
-                        .bias = p_.bias ? bias.address() : 0,
-                        .residual = p_.residual ? residual.address() : 0,
-                        .residual_stride = tokens ? p_.m : p_.n,
-                        .n = p_.n});
-    const std::vector<std::byte> raw = cuda::download<std::byte>(stream, c);
-    std::vector<float> result(reference_.size());
-    convert_elements(raw.data(), p_.output, result.data(), DType::kF32, result.size());
-    return result;
-  }
-
-  void expect_close(const std::vector<float>& result, const std::string& what) const {
-    // The output's own rounding, and that of the f32 sum: at most K roundings of |A||B|.
-    const double output_eps = p_.output == DType::kF32   ? 0x1p-24
-                              : p_.output == DType::kF16 ? 0x1p-11
-                                                         : 0x1p-8;
-    for (std::size_t i = 0; i < result.size(); ++i) {
-      const double expected = reference_[i];
-      if (std::isnan(expected)) {
-        ASSERT_TRUE(std::isnan(result[i])) << what << " at " << i << ": " << result[i];
-        continue;
-      }
-      if (std::isinf(expected)) {
-        ASSERT_EQ(result[i], expected) << what << " at " << i;
-        continue;
-      }
-      const double tolerance =
-          output_eps * std::abs(expected) * 2 + bound_[i] * 0x1p-23 * 16 + 1e-6;
-      ASSERT_NEAR(result[i], expected, tolerance) << what << " at " << i;
-    }
-  }
-
- private:
-  void compute_reference(const RowSource& a) {
-    SpmmArgs args;
-    const bool tokens = p_.layout == Layout::kTokenMajor;
-    const auto ref = [&](const void* data, DType dtype, std::int64_t features) {
-      return tokens ? ConstMatrixRef{data, dtype, p_.n, features, features}
-                    : ConstMatrixRef{data, dtype, features, p_.n, p_.n};
-    };
-    args.b = ref(b_.data(), p_.activations, p_.k);
-    args.layout = p_.layout;
-    args.activation = p_.activation;
-    if (p_.bias) args.bias = bias_.data();
-    if (p_.residual) args.residual = ref(residual_.data(), p_.output, p_.m);
-    const ConstMatrixRef c = ref(reference_.data(), DType::kF64, p_.m);
-    args.c = {reference_.data(), DType::kF64, c.rows, c.cols, c.row_stride};
-    spmm_reference(a, args);
-    for (std::size_t i = 0; i < bound_.size(); ++i)
-      bound_[i] = 4 * std::sqrt(static_cast<double>(p_.k)) + std::abs(reference_[i]);
-  }
-
-  Problem p_;
-  std::vector<std::byte> b_, residual_;
-  std::vector<float> bias_;
-  std::vector<double> reference_, bound_;
-};
 
 class ComposedOnDevice : public ::testing::Test {
  protected:

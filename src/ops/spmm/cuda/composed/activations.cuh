@@ -69,16 +69,32 @@ __device__ __forceinline__ void stage_tokens(StagedB* staged, const B* b, i64 b_
   }
 }
 
+/// Rows of B whose values lie together, a pack at a time.
+__device__ __forceinline__ void stage_features(StagedB* staged, const B* b, i64 b_stride, int k,
+                                               int first, int lane) {
+#pragma unroll 4
+  for (int i = threadIdx.x; i < k; i += THREADS) {
+    const auto values = *reinterpret_cast<const Pack<B, kPerLane>*>(b + i * b_stride + first);
+    Pack<StagedB, kPerLane> row;
+#pragma unroll
+    for (int j = 0; j < kPerLane; ++j) row.value[j] = to_staged(values.value[j]);
+    reinterpret_cast<Pack<StagedB, kPerLane>*>(staged)[place_of(i) * N_LANES + lane] = row;
+  }
+}
+
 /// Copies columns [n0, n0 + N_TILE) of B to shared memory; what lies beyond n is zero.
 __device__ __forceinline__ void stage_b(StagedB* staged, const B* b, i64 b_stride, int k, int n0,
                                         int n) {
-  const bool aligned =
-      k % kWide == 0 && b_stride % kWide == 0 && reinterpret_cast<u64>(b) % 16 == 0;
+  constexpr int kTogether = TOKEN_MAJOR ? kWide : kPerLane;  // Values of one load.
+  const bool aligned = b_stride % kTogether == 0 && (!TOKEN_MAJOR || k % kWide == 0) &&
+                       reinterpret_cast<u64>(b) % 16 == 0;
 #pragma unroll 1
   for (int lane = 0; lane < N_LANES; ++lane) {
     const int first = n0 + lane * kPerLane;
     if (TOKEN_MAJOR && aligned) {
       stage_tokens(staged, b, b_stride, k, first, n, lane);
+    } else if (!TOKEN_MAJOR && aligned && first + kPerLane <= n) {
+      stage_features(staged, b, b_stride, k, first, lane);
     } else {
       stage_values(staged, b, b_stride, k, first, n, lane);
     }

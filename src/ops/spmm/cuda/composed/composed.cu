@@ -6,18 +6,19 @@
 // of GROUP·N_LANES threads works on an item at a time: N_LANES share the columns of B, GROUP share
 // the nonzeros.
 //
-// Constants: VALUE, INDEX, B_TYPE, STAGED_TYPE, C_TYPE; N_TILE, N_LANES, GROUP, VEC, UNROLL,
-// THREADS, BLOCKS (a multiprocessor), STAGED, SWIZZLED, TOKEN_MAJOR, and those of epilogue.cuh.
+// Constants: VALUE, INDEX, DELTA (columns.cuh), B_TYPE, STAGED_TYPE, C_TYPE; N_TILE, N_LANES,
+// GROUP, VEC, UNROLL, THREADS, BLOCKS (a multiprocessor), STAGED, SWIZZLED, TOKEN_MAJOR, and those
+// of epilogue.cuh.
 #include "cuda/number.cuh"
 #include "cuda/vector_load.cuh"
 
 using Value = VALUE;
-using Index = INDEX;
 using B = B_TYPE;
 using StagedB = STAGED_TYPE;  // As B, or float where that saves conversions.
 using C = C_TYPE;
 
 #include "ops/spmm/cuda/composed/activations.cuh"
+#include "ops/spmm/cuda/composed/columns.cuh"
 #include "ops/spmm/cuda/composed/reduce.cuh"
 #include "ops/spmm/cuda/epilogue.cuh"
 
@@ -33,22 +34,22 @@ constexpr u32 kPartial = 0x80000000u;
 
 /// UNROLL vectors of nonzeros, GROUP apart, whose loads are in flight together.
 struct Batch {
-  Pack<Index, VEC> column[UNROLL];
+  Columns column[UNROLL];
   Pack<Value, VEC> value[UNROLL];
 
-  __device__ __forceinline__ void load(const Pack<Index, VEC>* columns,
-                                       const Pack<Value, VEC>* values, u32 from, u32 end) {
+  __device__ __forceinline__ void load(const Columns* columns, const Pack<Value, VEC>* values,
+                                       u32 from, u32 end) {
 #pragma unroll
     for (int u = 0; u < UNROLL; ++u) {
       if (from + u * GROUP < end) {
-        column[u] = load_once(columns + from + u * GROUP);
+        column[u] = load_columns(columns + from + u * GROUP);
         value[u] = load_once(values + from + u * GROUP);
       }
     }
   }
 
   /// Asks for the same to come to L2.
-  __device__ __forceinline__ static void prefetch(const Pack<Index, VEC>* columns,
+  __device__ __forceinline__ static void prefetch(const Columns* columns,
                                                   const Pack<Value, VEC>* values, u32 from,
                                                   u32 end) {
 #pragma unroll
@@ -66,10 +67,12 @@ struct Batch {
 #pragma unroll
     for (int u = 0; u < UNROLL; ++u) {
       if (from + u * GROUP < end) {
+        u32 place[VEC];
+        column[u].places(place);
 #pragma unroll
         for (int i = 0; i < VEC; ++i) {
           float x[kPerLane];
-          gather(column[u].value[i], x);
+          gather(place[i], x);
           const float a = to_float(value[u].value[i]);
 #pragma unroll
           for (int j = 0; j < kPerLane; ++j) sums[j] = fmaf(a, x[j], sums[j]);
@@ -96,11 +99,10 @@ __device__ __forceinline__ Run load_run(const u32* begin, int item, int items, i
 
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
     spmm_composed(const u32* __restrict__ begin, const u32* __restrict__ target,
-                  const Pack<Index, VEC>* __restrict__ columns,
-                  const Pack<Value, VEC>* __restrict__ values, const B* __restrict__ b,
-                  i64 b_stride, C* c, i64 c_stride, const float* __restrict__ bias,
-                  const C* residual, i64 residual_stride, float* partials, int items, int k,
-                  int n) {
+                  const Columns* __restrict__ columns, const Pack<Value, VEC>* __restrict__ values,
+                  const B* __restrict__ b, i64 b_stride, C* c, i64 c_stride,
+                  const float* __restrict__ bias, const C* residual, i64 residual_stride,
+                  float* partials, int items, int k, int n) {
   extern __shared__ __align__(16) char shared[];
   float* const sums_of_warps = reinterpret_cast<float*>(shared);
   StagedB* const staged = reinterpret_cast<StagedB*>(

@@ -18,8 +18,9 @@ constexpr int kLeastRegisters = 32;
 }  // namespace
 
 std::string ComposedConfig::name() const {
-  return fmt::format("composed.csr{}.g{}.v{}.u{}.n{}x{}.t{}x{}.{}", index_bits, group, vec, unroll,
-                     n_tile, n_lanes, threads, blocks, staged ? "staged" : "cached");
+  return fmt::format("composed.{}{}.g{}.v{}.u{}.n{}x{}.t{}x{}.{}", delta() ? "delta" : "csr",
+                     index_bits, group, vec, unroll, n_tile, n_lanes, threads, blocks,
+                     staged ? "staged" : "cached");
 }
 
 DType ComposedConfig::staged_type(const Problem& problem) const {
@@ -34,7 +35,8 @@ cuda::Source ComposedConfig::source(const Problem& problem) const {
     source.defines.push_back(fmt::format("{}={}", name, value));
   };
   define("VALUE", device_type(problem.weight));
-  define("INDEX", index_bits == 16 ? "u16" : "u32");
+  define("INDEX", index_bits == 32 ? "u32" : "u16");
+  define("DELTA", delta() ? 1 : 0);
   define("B_TYPE", device_type(problem.activations));
   define("STAGED_TYPE", device_type(staged_type(problem)));
   define("C_TYPE", device_type(problem.output));
@@ -60,13 +62,17 @@ std::size_t ComposedConfig::shared_bytes(const Problem& problem) const {
   std::size_t bytes = 0;
   if (group * n_lanes > 32)
     bytes += static_cast<std::size_t>(threads * (n_tile / n_lanes)) * sizeof(float);
-  if (staged) bytes += static_cast<std::size_t>(problem.k * n_tile) * size_of(staged_type(problem));
+  if (staged) {
+    const std::int64_t places = (problem.k + 7) / 8 * 8;  // The swizzle moves rows within eight.
+    bytes += static_cast<std::size_t>(places * n_tile) * size_of(staged_type(problem));
+  }
   return bytes;
 }
 
 Support ComposedConfig::legal(const Problem& problem, const cuda::DeviceFacts& device) const {
-  if (index_bits == 16 && problem.k > 65536)
+  if (index_bits != 32 && problem.k > 65536)
     return Support::no(fmt::format("16-bit columns need K <= 65536, got {}", problem.k));
+  if (delta() && vec != 8) return Support::no("a delta vector has eight nonzeros");
   if (vec * static_cast<int>(size_of(problem.weight)) > 16)
     return Support::no("more than 16 bytes of values a load");
   if (n_tile % n_lanes != 0 || threads % (group * n_lanes) != 0)

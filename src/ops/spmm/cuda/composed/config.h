@@ -10,7 +10,7 @@
 namespace rarefy::gpu {
 
 struct ComposedConfig {
-  int index_bits = 16;  ///< Of a column: 16 or 32.
+  int index_bits = 16;  ///< Of a column: 16 or 32; 6 for delta (columns.cuh).
   int vec = 4;          ///< Nonzeros that a thread loads at once.
   int unroll = 1;       ///< Such loads in flight.
   int group = 8;        ///< Threads that share the nonzeros of a row.
@@ -32,6 +32,8 @@ struct ComposedConfig {
   /// Whether rows of B lie swizzled in shared memory: row i at i ^ (i / 8 % 8). Columns are packed
   /// as these places.
   [[nodiscard]] bool swizzled(const Problem& problem) const;
+  [[nodiscard]] bool delta() const { return index_bits == kDeltaBits; }
+  static constexpr int kDeltaBits = 6;
   /// Dynamic shared memory of a block.
   [[nodiscard]] std::size_t shared_bytes(const Problem& problem) const;
   /// Whether the kernel can be compiled and launched, and if not, why.

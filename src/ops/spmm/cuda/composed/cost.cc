@@ -39,13 +39,17 @@ double estimate_us(const ComposedConfig& config, const Problem& problem, const R
 
   // An item's vectors, padded; the steps that its group takes.
   const double items = std::max(1.0, static_cast<double>(problem.m));
-  const double vectors = rows.mean / config.vec + 0.5;
+  // Delta stores zeros in steps over 63, but for those from one vector to the next.
+  const double density = std::clamp(rows.mean / static_cast<double>(problem.k), 1e-6, 1.0);
+  const double stored =
+      config.delta() ? rows.mean * (1 + 0.875 * std::pow(1 - density, 63)) : rows.mean;
+  const double index_bytes = config.delta() ? 1.0 : config.index_bits / 8.0;
+  const double vectors = stored / config.vec + 0.5;
   const double steps = std::max(1.0, std::ceil(vectors / config.group + 0.25));
   const double groups = sms * config.threads * config.blocks / (config.group * config.n_lanes);
   const double rounds = std::ceil(items * tiles / groups);
 
-  const double nonzero_bytes =
-      static_cast<double>(size_of(problem.weight)) + config.index_bits / 8.0;
+  const double nonzero_bytes = static_cast<double>(size_of(problem.weight)) + index_bytes;
   const double bytes =
       items * (vectors * config.vec * nonzero_bytes + 8) +
       static_cast<double>(problem.k * problem.n) *
@@ -55,11 +59,10 @@ double estimate_us(const ComposedConfig& config, const Problem& problem, const R
 
   const double warps_per_item = config.group * config.n_lanes / 32.0;
   const double value_bytes = static_cast<double>(size_of(problem.weight)) * config.vec;
-  const double loads =
-      std::ceil(value_bytes / 16) + std::ceil(config.index_bits / 8.0 * config.vec / 16);
+  const double loads = std::ceil(value_bytes / 16) + std::ceil(index_bytes * config.vec / 16);
   const double gather_loads = std::ceil(per_lane * b_bytes / 16);
   const double convert = b_bytes < 4 ? per_lane : 0;
-  const double nonzero_slots = 2 + gather_loads + convert + per_lane;
+  const double nonzero_slots = (config.delta() ? 5 : 2) + gather_loads + convert + per_lane;
   const double step_slots = kStepInstructions + loads + config.vec * nonzero_slots;
   const double shuffles =
       config.group > 1 ? per_lane - 1 + std::max(0.0, std::log2(config.group / per_lane)) : 0;

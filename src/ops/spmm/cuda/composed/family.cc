@@ -145,54 +145,92 @@ constexpr int kGroups[] = {1, 2, 4, 8, 16, 32, 128};
 constexpr int kWidestStaged = 32, kWidestCached = 64;
 /// Tokens that lie apart cost a register pair each when they are gathered from memory.
 constexpr int kWidestApart = 4;
+/// The widest tile that fits is tried, and half of it unless that is narrower than this: fewer sums
+/// a thread, but more passes over the weight.
+constexpr int kNarrowestHalf = 8;
 /// What a thread gathers at once: more is two loads, and twice the accumulators.
 constexpr int kGatherBytes = 16;
 /// With 2048 threads a multiprocessor, a thread has 32 registers: one sum and few loads.
 constexpr int kMostCrowdedLoads = 4;
 /// Half of that many threads have 64: eight sums and two loads of four nonzeros are too many.
 constexpr int kManySums = 8;
+/// Steps that a thread of a part of a warp may take for a row: beyond, more threads are faster.
+constexpr int kMostSteps = 64;
+
+struct Space {
+  const Problem& problem;
+  const cuda::DeviceFacts& device;
+  double row;  ///< Nonzeros of an ordinary one.
+  std::vector<ComposedConfig> configs;
+
+  void add(ComposedConfig config) {
+    if (config.legal(problem, device)) configs.push_back(config);
+  }
+
+  /// Whether delta is worth trying: where a third of the steps or more needs a zero between, 16-bit
+  /// columns are as short.
+  [[nodiscard]] bool delta() const {
+    constexpr double kMostZeros = 0.33;
+    const double density = std::min(1.0, row / static_cast<double>(problem.k));
+    return std::pow(1 - density, 63) < kMostZeros;
+  }
+
+  /// How a group shares a row, for one tile: `config` has the tile set.
+  void add_groups(ComposedConfig config, std::span<const BlockShape> shapes) {
+    const int sums = config.n_tile / config.n_lanes;
+    const int widest_vec = 16 / static_cast<int>(size_of(problem.weight));
+    for (int vec : {widest_vec, widest_vec / 2}) {
+      if (!config.staged && vec == 8 && sums >= 2) continue;  // Spills.
+      for (int group : kGroups) {
+        // No more threads than vectors, nor rows that take forever.
+        if (group > 1 && (group - 1) * vec >= row) continue;
+        if (group < 32 && row > group * vec * kMostSteps) continue;
+        if (group * config.n_lanes > 128) continue;
+        const bool full = sums >= kManySums || (vec == 8 && (sums >= 4 || !config.staged));
+        config.vec = vec;
+        config.group = group;
+        config.unroll = row > group * vec && !full ? 2 : 1;
+        for (const BlockShape& shape : shapes) {
+          const bool crowded = shape.threads * shape.blocks == 2048;
+          if (crowded && (sums > 1 || vec * config.unroll > kMostCrowdedLoads || group > 32))
+            continue;
+          config.threads = shape.threads;
+          config.blocks = shape.blocks;
+          config.index_bits = problem.k <= 65536 ? 16 : 32;
+          add(config);
+          config.index_bits = ComposedConfig::kDeltaBits;
+          if (delta()) add(config);
+        }
+      }
+    }
+  }
+
+  void add_tiles(bool staged, int widest, std::span<const BlockShape> shapes) {
+    const int b_bytes = static_cast<int>(size_of(problem.activations));
+    bool found = false;
+    for (int tile = std::min(widest, power_of_two_at_least(problem.n)); tile > 0; tile /= 2) {
+      if (found && tile < kNarrowestHalf) return;
+      const std::size_t before = configs.size();
+      add_groups(
+          {.n_tile = tile, .n_lanes = std::max(1, tile * b_bytes / kGatherBytes), .staged = staged},
+          shapes);
+      if (found) return;
+      found = configs.size() > before;
+    }
+  }
+};
 
 /// Every legal configuration for rows of about `mean` nonzeros.
 std::vector<ComposedConfig> search_space(const Problem& problem, double mean,
                                          const cuda::DeviceFacts& device) {
-  std::vector<ComposedConfig> space;
-  const int b_bytes = static_cast<int>(size_of(problem.activations));
-  const int widest_vec = 16 / static_cast<int>(size_of(problem.weight));
-  const int index_bits = problem.k <= 65536 ? 16 : 32;
-  const double row = std::max(mean, 1.0);
-  const auto add_tiles = [&](bool staged, int widest, std::span<const BlockShape> shapes) {
-    const int tile = std::min(widest, power_of_two_at_least(problem.n));
-    for (int n_tile : {tile, tile / 2}) {
-      if (n_tile < 8 && n_tile != tile) continue;
-      const int n_lanes = std::max(1, n_tile * b_bytes / kGatherBytes);
-      for (int vec : {widest_vec, widest_vec / 2}) {
-        for (int group : kGroups) {
-          // No more threads than vectors, nor rows that take forever.
-          if (group > 1 && (group - 1) * vec >= row) continue;
-          if (group < 32 && row > group * vec * 64) continue;
-          if (group * n_lanes > 128) continue;
-          const int sums = n_tile / n_lanes;
-          const bool full = sums >= kManySums || (vec == 8 && (sums >= 4 || !staged));
-          const int unroll = row > group * vec && !full ? 2 : 1;
-          if (!staged && vec == 8 && sums >= 2) continue;  // Spills.
-          for (const BlockShape& shape : shapes) {
-            const bool crowded = shape.threads * shape.blocks == 2048;
-            if (crowded && (sums > 1 || vec * unroll > kMostCrowdedLoads || group > 32)) continue;
-            const ComposedConfig config{index_bits, vec,           unroll,       group, n_tile,
-                                        n_lanes,    shape.threads, shape.blocks, staged};
-            if (config.legal(problem, device)) space.push_back(config);
-          }
-        }
-      }
-    }
-  };
-  add_tiles(true, kWidestStaged, kStagedShapes);
+  Space space{problem, device, std::max(mean, 1.0), {}};
+  space.add_tiles(true, kWidestStaged, kStagedShapes);
   // Columns of B that lie apart cost a load each: gathered from memory only where nothing else
   // fits.
-  if (problem.layout == Layout::kFeatureMajor || problem.n == 1 || space.empty())
-    add_tiles(false, problem.layout == Layout::kFeatureMajor ? kWidestCached : kWidestApart,
-              kCachedShapes);
-  return space;
+  const bool together = problem.layout == Layout::kFeatureMajor || problem.n == 1;
+  if (together || space.configs.empty())
+    space.add_tiles(false, together ? kWidestCached : kWidestApart, kCachedShapes);
+  return std::move(space.configs);
 }
 
 class ComposedFamily final : public Family {
