@@ -3,6 +3,7 @@
 #   make test     build and run every test
 #   make build    build/release/rarefy
 #   make bench    operator and model benchmarks; rows go to bench/results/
+#   make gpu      on a machine with an NVIDIA GPU: tests, compute-sanitizer and benchmarks
 #   make lint     clang-format and clang-tidy;  make format applies clang-format
 #   make install  to PREFIX (default /usr/local), with find_package(rarefy)
 #   make deps     only install or name the Debian packages that are missing
@@ -11,7 +12,7 @@ PREFIX ?= /usr/local
 BUILD  := build/release
 JOBS   ?= $(shell nproc)
 
-.PHONY: build demo test bench format lint install deps clean
+.PHONY: build demo test bench gpu format lint install deps clean
 
 build: deps $(BUILD)/build.ninja
 	cmake --build $(BUILD) --target rarefy_cli -j $(JOBS)
@@ -25,6 +26,9 @@ test: deps $(BUILD)/build.ninja
 
 bench: build
 	tools/bench.sh $(BUILD)/rarefy
+
+gpu: deps
+	tools/gpu.sh
 
 format:
 	tools/lint.sh --fix
