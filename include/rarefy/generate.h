@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -46,7 +47,7 @@ struct GenerateOptions {
       stop;  ///< Ends before any of these strings; they are not part of the text.
   bool stop_at_eos = true;
   std::int64_t prefill_chunk = 512;
-  DType kv_dtype = DType::kF32;
+  std::optional<DType> kv_dtype;  ///< Of the KV cache; unset: `Model::kv_dtype`.
 };
 
 struct Generation {

@@ -6,6 +6,7 @@
 #include <functional>
 #include <limits>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -21,6 +22,17 @@
 
 namespace rarefy {
 
+/// Where a model runs.
+enum class Device : std::uint8_t {
+  kCpu,
+  kCuda,  ///< The first NVIDIA GPU.
+  kAuto,  ///< A GPU when there is one that can, otherwise the CPU.
+};
+
+/// Whether `Device::kCuda` can run models on this machine, and if not, what was looked for and what
+/// is missing. Never throws.
+Support cuda_support();
+
 struct LoadOptions {
   std::vector<Workload> workloads{{1, 1.0}, {128, 0.05}};  ///< What the plans optimise for.
   Precision precision = Precision::kExact;
@@ -30,6 +42,11 @@ struct LoadOptions {
   std::size_t memory_budget =
       std::numeric_limits<std::size_t>::max();  ///< Bytes for all packed weights together.
   Progress* progress = nullptr;
+  /// On a GPU `formats` means {format::kDense} or any; `precision` and `kernels` are the CPU's.
+  Device device = Device::kCpu;
+  /// Of weights and activations on a GPU (hidden states and sums are f32): the checkpoint's unless
+  /// given. kF32 compares with the CPU.
+  std::optional<DType> device_dtype;
 };
 
 /// One weight of a loaded model: its name in the checkpoint, its plan, its packed form.
@@ -38,7 +55,11 @@ struct ModelWeight {
   const Linear* linear = nullptr;
 };
 
-/// Keys and values of one sequence, all layers.
+class DeviceKv;
+struct DeviceWeight;
+
+/// Keys and values of one sequence, all layers. They lie where the model runs that writes them
+/// first, and take memory from then on.
 class KvCache {
  public:
   KvCache(const ModelConfig& config, std::int64_t capacity, DType dtype = DType::kF32);
@@ -53,7 +74,11 @@ class KvCache {
   [[nodiscard]] MatrixRef values(std::int64_t layer);
   void append(std::int64_t tokens);  ///< Counts positions that were written; `forward` does it.
 
+  /// Its place on a device; empty for a cache of the CPU. Models set it.
+  std::shared_ptr<DeviceKv> on_device;
+
  private:
+  void allocate();
   std::int64_t layers_, capacity_, width_, size_ = 0;
   DType dtype_;
   std::vector<Buffer> keys_, values_;
@@ -75,7 +100,14 @@ class Model {
 
   [[nodiscard]] const ModelConfig& config() const;
   [[nodiscard]] ThreadPool& pool() const;  ///< Whose threads it runs on.
+  /// Empty for a model on a GPU.
   [[nodiscard]] std::vector<ModelWeight> weights() const;
+  /// Weights as they lie on the GPU (ops/decoder/device_decoder.h); empty for a model of the CPU.
+  [[nodiscard]] std::vector<DeviceWeight> device_weights() const;
+  /// Name of the GPU that it runs on; empty for the CPU.
+  [[nodiscard]] std::string gpu() const;
+  /// What its caches are best made of: f32 on the CPU, the dtype of activations on a GPU.
+  [[nodiscard]] DType kv_dtype() const;
   [[nodiscard]] std::size_t weight_bytes()
       const;  ///< Packed weights, embeddings and norms as held in memory.
   [[nodiscard]] std::size_t dense_weight_bytes()
@@ -89,6 +121,16 @@ class Model {
   /// small or an id out of range.
   Buffer forward(std::span<const TokenId> ids, KvCache& cache, Logits which = Logits::kLast,
                  std::int64_t chunk = 512);
+
+  /// One more token of each of several sequences at once: ids[i] goes after what *caches[i] holds.
+  /// On a GPU all caches must have one dtype.
+  /// @return logits, f32, one row a sequence. Throws `Error` as `forward` does.
+  Buffer decode(std::span<const TokenId> ids, std::span<KvCache* const> caches);
+
+  /// The same, for the likeliest next token of each only (the lowest id among equals): on a GPU the
+  /// logits stay there. Throws `Error` for logits that are not finite.
+  std::vector<TokenId> decode_greedy(std::span<const TokenId> ids,
+                                     std::span<KvCache* const> caches);
 
   struct Impl;
 

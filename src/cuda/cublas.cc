@@ -1,5 +1,7 @@
 #include "cuda/cublas.h"
 
+#include <map>
+#include <mutex>
 #include <utility>
 
 #include "base/check.h"
@@ -148,12 +150,39 @@ const BlasState& cublas_state() {
   return cublas().state;
 }
 
-struct DenseMatmul::Impl {
+namespace {
+
+/// The library's state and scratch memory for one stream: products of a stream run one after the
+/// other, so that those of a whole model share them.
+struct LtSession {
   Handle handle = nullptr;
+  DeviceBuffer workspace;
+
+  explicit LtSession(const Stream& stream) : workspace(stream, kWorkspace) {
+    check_status(cublaslt().cublasLtCreate(&handle), "cublasLtCreate");
+  }
+  LtSession(const LtSession&) = delete;
+  LtSession& operator=(const LtSession&) = delete;
+  ~LtSession() { cublaslt().cublasLtDestroy(handle); }
+
+  static std::shared_ptr<LtSession> of(const Stream& stream) {
+    static std::mutex mutex;
+    static std::map<abi::CUstream, std::weak_ptr<LtSession>> sessions;
+    const std::scoped_lock lock(mutex);
+    std::weak_ptr<LtSession>& known = sessions[stream.handle()];
+    std::shared_ptr<LtSession> session = known.lock();
+    if (session == nullptr) known = session = std::make_shared<LtSession>(stream);
+    return session;
+  }
+};
+
+}  // namespace
+
+struct DenseMatmul::Impl {
+  std::shared_ptr<LtSession> session;
   Descriptor operation = nullptr, left = nullptr, right = nullptr, result = nullptr;
   bool weight_left = true;
   std::vector<Heuristic> algorithms;
-  DeviceBuffer workspace;
 
   Impl() = default;
   Impl(const Impl&) = delete;
@@ -164,7 +193,6 @@ struct DenseMatmul::Impl {
       if (layout != nullptr) lt.cublasLtMatrixLayoutDestroy(layout);
     }
     if (operation != nullptr) lt.cublasLtMatmulDescDestroy(operation);
-    if (handle != nullptr) lt.cublasLtDestroy(handle);
   }
 };
 
@@ -175,7 +203,7 @@ DenseMatmul::DenseMatmul(const Stream& stream, const DenseProblem& problem, int 
   stream.device().bind();
   const ColumnMajor view = column_major(problem);
   impl_->weight_left = view.weight_left;
-  check_status(lt.cublasLtCreate(&impl_->handle), "cublasLtCreate");
+  impl_->session = LtSession::of(stream);
   check_status(lt.cublasLtMatmulDescCreate(&impl_->operation, kCompute32, kReal32),
                "cublasLtMatmulDescCreate");
   const auto set = [&](int attribute, int value) {
@@ -203,14 +231,13 @@ DenseMatmul::DenseMatmul(const Stream& stream, const DenseProblem& problem, int 
   impl_->algorithms.resize(static_cast<std::size_t>(most_algorithms));
   int found = 0;
   const Status status = lt.cublasLtMatmulAlgoGetHeuristic(
-      impl_->handle, impl_->operation, impl_->left, impl_->right, impl_->result, impl_->result,
-      preference, most_algorithms, impl_->algorithms.data(), &found);
+      impl_->session->handle, impl_->operation, impl_->left, impl_->right, impl_->result,
+      impl_->result, preference, most_algorithms, impl_->algorithms.data(), &found);
   lt.cublasLtMatmulPreferenceDestroy(preference);
   if (status != 0 || found == 0)
     fail(ErrorKind::kUnsupported, "GPU: cuBLASLt knows no algorithm for {}x{}x{} of {}", problem.m,
          problem.k, problem.n, to_string(problem.weight));
   impl_->algorithms.resize(static_cast<std::size_t>(found));
-  impl_->workspace = DeviceBuffer(stream, kWorkspace);
 }
 
 DenseMatmul::~DenseMatmul() = default;
@@ -227,11 +254,12 @@ void DenseMatmul::enqueue(const Stream& stream, int algorithm, abi::CUdeviceptr 
   if (!impl_->weight_left) std::swap(a, b);
   const Heuristic& chosen = impl_->algorithms[static_cast<std::size_t>(algorithm)];
   stream.device().bind();
-  check_status(cublaslt().cublasLtMatmul(impl_->handle, impl_->operation, &one, a, impl_->left, b,
-                                         impl_->right, &zero, c, impl_->result, c, impl_->result,
-                                         chosen.algorithm, impl_->workspace.address(),
-                                         impl_->workspace.size(), stream.handle()),
-               "cublasLtMatmul");
+  check_status(
+      cublaslt().cublasLtMatmul(impl_->session->handle, impl_->operation, &one, a, impl_->left, b,
+                                impl_->right, &zero, c, impl_->result, c, impl_->result,
+                                chosen.algorithm, impl_->session->workspace.address(),
+                                impl_->session->workspace.size(), stream.handle()),
+      "cublasLtMatmul");
 }
 
 struct CublasMatmul::Impl {

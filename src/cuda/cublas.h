@@ -31,7 +31,8 @@ struct DenseProblem {
   Layout layout = Layout::kTokenMajor;
 };
 
-/// A product through cuBLASLt, with the algorithms that its heuristics propose for the problem.
+/// A product through cuBLASLt, with the algorithms that its heuristics propose for the problem. All
+/// products of a stream share one scratch memory: enqueue only to the stream that it was made for.
 class DenseMatmul {
  public:
   /// Throws `Error` (kUnsupported) without cuBLASLt, or when it knows no algorithm.

@@ -13,18 +13,19 @@ KvCache::KvCache(const ModelConfig& config, std::int64_t capacity, DType dtype)
   require(capacity >= 0, "kv cache: capacity: expected >= 0 positions, got {}", capacity);
   require(is_compute_dtype(dtype), "kv cache: dtype: expected f32, f16 or bf16, got {}",
           to_string(dtype));
-  const std::size_t bytes =
-      static_cast<std::size_t>(capacity_) * static_cast<std::size_t>(width_) * size_of(dtype_);
+}
+
+std::size_t KvCache::bytes() const {
+  return 2 * static_cast<std::size_t>(layers_ * capacity_ * width_) * size_of(dtype_);
+}
+
+void KvCache::allocate() {
+  if (!keys_.empty()) return;
+  const std::size_t bytes = static_cast<std::size_t>(capacity_ * width_) * size_of(dtype_);
   for (std::int64_t layer = 0; layer < layers_; ++layer) {
     keys_.emplace_back(bytes);
     values_.emplace_back(bytes);
   }
-}
-
-std::size_t KvCache::bytes() const {
-  std::size_t total = 0;
-  for (const Buffer& buffer : keys_) total += 2 * buffer.size();
-  return total;
 }
 
 void KvCache::truncate(std::int64_t size) {
@@ -40,10 +41,12 @@ void KvCache::append(std::int64_t tokens) {
 }
 
 MatrixRef KvCache::keys(std::int64_t layer) {
+  allocate();
   return {keys_[static_cast<std::size_t>(layer)].data(), dtype_, capacity_, width_, width_};
 }
 
 MatrixRef KvCache::values(std::int64_t layer) {
+  allocate();
   return {values_[static_cast<std::size_t>(layer)].data(), dtype_, capacity_, width_, width_};
 }
 

@@ -10,11 +10,11 @@
 namespace rarefy::model {
 namespace {
 
-/// Rows [first, first + tokens) of a cache.
-MatrixRef cache_rows(MatrixRef cache, std::int64_t first, std::int64_t tokens) {
-  auto* data = static_cast<std::byte*>(cache.data) +
-               static_cast<std::size_t>(first * cache.row_stride) * size_of(cache.dtype);
-  return {data, cache.dtype, tokens, cache.cols, cache.row_stride};
+/// Rows [first, first + tokens) of a matrix.
+MatrixRef matrix_rows(MatrixRef x, std::int64_t first, std::int64_t tokens) {
+  auto* data = static_cast<std::byte*>(x.data) +
+               static_cast<std::size_t>(first * x.row_stride) * size_of(x.dtype);
+  return {data, x.dtype, tokens, x.cols, x.row_stride};
 }
 
 void project(const Projection& projection, const LayerContext& context, ConstMatrixRef x,
@@ -42,8 +42,31 @@ void store_in_cache(ConstMatrixRef x, MatrixRef cache) {
                    static_cast<std::size_t>(x.rows * x.cols));
 }
 
+/// Rotates q and k of one sequence's rows, stores its keys and values, and attends to them.
+void attend_sequence(std::int64_t index, const LayerContext& context, const SequenceRows& rows,
+                     MatrixRef q, MatrixRef k, MatrixRef v, MatrixRef out) {
+  const ModelConfig& config = context.config;
+  rope(q, config.heads, context.rope, rows.first_position, context.pool);
+  rope(k, config.kv_heads, context.rope, rows.first_position, context.pool);
+  store_in_cache(k, matrix_rows(rows.keys, rows.first_position, rows.tokens));
+  store_in_cache(v, matrix_rows(rows.values, rows.first_position, rows.tokens));
+
+  AttentionArgs args;
+  args.q = q;
+  args.k = rows.keys;
+  args.v = rows.values;
+  args.out = out;
+  args.heads = config.heads;
+  args.kv_heads = config.kv_heads;
+  args.head_dim = config.head_dim;
+  args.first_position = rows.first_position;
+  args.window = index >= config.sliding_first_layer ? config.sliding_window : 0;
+  args.scale = 1.0F / std::sqrt(static_cast<float>(config.head_dim));
+  attention(args, context.pool);
+}
+
 void attend(const DecoderLayer& layer, std::int64_t index, const LayerContext& context,
-            MatrixRef hidden, std::int64_t first_position, MatrixRef keys, MatrixRef values) {
+            MatrixRef hidden, std::span<const SequenceRows> sequences) {
   const ModelConfig& config = context.config;
   const std::int64_t tokens = hidden.rows;
   const MatrixRef normed = context.workspace.normed(tokens);
@@ -58,23 +81,13 @@ void attend(const DecoderLayer& layer, std::int64_t index, const LayerContext& c
   project(layer.projections[DecoderLayer::kV], context, normed, v);
   normalise_heads(q, layer.q_norm, context);
   normalise_heads(k, layer.k_norm, context);
-  rope(q, config.heads, context.rope, first_position, context.pool);
-  rope(k, config.kv_heads, context.rope, first_position, context.pool);
-  store_in_cache(k, cache_rows(keys, first_position, tokens));
-  store_in_cache(v, cache_rows(values, first_position, tokens));
-
-  AttentionArgs args;
-  args.q = q;
-  args.k = keys;
-  args.v = values;
-  args.out = attended;
-  args.heads = config.heads;
-  args.kv_heads = config.kv_heads;
-  args.head_dim = config.head_dim;
-  args.first_position = first_position;
-  args.window = index >= config.sliding_first_layer ? config.sliding_window : 0;
-  args.scale = 1.0F / std::sqrt(static_cast<float>(config.head_dim));
-  attention(args, context.pool);
+  std::int64_t first = 0;
+  for (const SequenceRows& rows : sequences) {
+    attend_sequence(index, context, rows, matrix_rows(q, first, rows.tokens),
+                    matrix_rows(k, first, rows.tokens), matrix_rows(v, first, rows.tokens),
+                    matrix_rows(attended, first, rows.tokens));
+    first += rows.tokens;
+  }
   project(layer.projections[DecoderLayer::kO], context, attended, hidden, hidden);
 }
 
@@ -131,8 +144,8 @@ DecoderLayer load_layer_vectors(const Checkpoint& checkpoint, const ModelConfig&
 }
 
 void run_layer(const DecoderLayer& layer, std::int64_t index, const LayerContext& context,
-               MatrixRef hidden, std::int64_t first_position, MatrixRef keys, MatrixRef values) {
-  attend(layer, index, context, hidden, first_position, keys, values);
+               MatrixRef hidden, std::span<const SequenceRows> sequences) {
+  attend(layer, index, context, hidden, sequences);
   feed_forward(layer, context, hidden);
 }
 

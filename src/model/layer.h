@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -54,10 +55,16 @@ struct LayerContext {
   const LinearHook* hook = nullptr;
 };
 
-/// Runs `hidden` (T×D f32, in place), tokens that stand at positions first_position…; their keys
-/// and values are written to rows first_position… of `keys` and `values`, where those before
-/// already lie.
+/// The next rows of the hidden states that belong to one sequence, at positions first_position….
+/// Their keys and values are written to rows first_position… of `keys` and `values`, where those
+/// before already lie.
+struct SequenceRows {
+  std::int64_t tokens = 0, first_position = 0;
+  MatrixRef keys, values;
+};
+
+/// Runs `hidden` (T×D f32, in place), the rows of one sequence after the other.
 void run_layer(const DecoderLayer& layer, std::int64_t index, const LayerContext& context,
-               MatrixRef hidden, std::int64_t first_position, MatrixRef keys, MatrixRef values);
+               MatrixRef hidden, std::span<const SequenceRows> sequences);
 
 }  // namespace rarefy::model

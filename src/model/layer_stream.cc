@@ -132,9 +132,11 @@ void LayerStream::forward(MatrixRef hidden, const LinearHook& hook) {
   const model::LayerContext context{s.config, s.rope,      Precision::kExact,
                                     s.pool,   s.workspace, hook ? &hook : nullptr};
   const std::int64_t positions = s.rope.positions();
-  model::run_layer(s.layer, s.index, context, hidden, 0,
-                   matrix_ref(s.keys.as<float>(), positions, s.kv_width()),
-                   matrix_ref(s.values.as<float>(), positions, s.kv_width()));
+  const model::SequenceRows rows{
+      .tokens = hidden.rows,
+      .keys = matrix_ref(s.keys.as<float>(), positions, s.kv_width()),
+      .values = matrix_ref(s.values.as<float>(), positions, s.kv_width())};
+  model::run_layer(s.layer, s.index, context, hidden, {&rows, 1});
 }
 
 }  // namespace rarefy

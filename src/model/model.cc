@@ -2,6 +2,7 @@
 
 #include "base/check.h"
 #include "model/load.h"
+#include "model/load_on_device.h"
 #include "model/model_impl.h"
 #include "model/rope_frequencies.h"
 #include "model/staging.h"
@@ -70,6 +71,14 @@ std::unique_ptr<Model> Model::load(const std::filesystem::path& directory, Plann
   m->precision = options.precision;
   m->checkpoint = Checkpoint::open(directory);
   const Checkpoint& checkpoint = *m->checkpoint;
+  if (model::runs_on_device(options.device)) {
+    m->device_dtype = options.device_dtype.value_or(m->config.dtype);
+    m->device = model::load_on_device(checkpoint, m->config, m->device_dtype, options, pool);
+    m->weight_bytes = m->device->weight_bytes();
+    m->dense_weight_bytes =
+        static_cast<std::size_t>(m->config.parameters()) * size_of(m->device_dtype);
+    return std::unique_ptr<Model>(new Model(std::move(m)));
+  }
   for (std::int64_t layer = 0; layer < m->config.layers; ++layer)
     m->layers.push_back(model::load_layer_vectors(checkpoint, m->config, layer));
   m->final_norm = model::stage_vector(checkpoint, "model.norm.weight", m->config.hidden_size);
@@ -103,8 +112,21 @@ ThreadPool& Model::pool() const {
   return impl_->pool;
 }
 
+std::vector<DeviceWeight> Model::device_weights() const {
+  return impl_->device != nullptr ? impl_->device->weights() : std::vector<DeviceWeight>();
+}
+
+std::string Model::gpu() const {
+  return impl_->device != nullptr ? impl_->device->device_name() : std::string();
+}
+
+DType Model::kv_dtype() const {
+  return impl_->device != nullptr ? impl_->device_dtype : DType::kF32;
+}
+
 std::vector<ModelWeight> Model::weights() const {
   std::vector<ModelWeight> all;
+  if (impl_->device != nullptr) return all;
   for (const model::DecoderLayer& layer : impl_->layers) {
     for (const model::Projection& projection : layer.projections)
       all.push_back({projection.name, &projection.linear});
@@ -121,25 +143,57 @@ std::size_t Model::dense_weight_bytes() const {
   return impl_->dense_weight_bytes;
 }
 
+void Model::Impl::check_cache(KvCache& cache, std::int64_t more) const {
+  require(cache.layers() == config.layers && cache.width() == config.kv_heads * config.head_dim,
+          "model: cache: expected {} layers of {}, got {} of {}", config.layers,
+          config.kv_heads * config.head_dim, cache.layers(), cache.width());
+  require(cache.size() + more <= cache.capacity(),
+          "model: cache: expected room for {} tokens after {}, got a capacity of {}", more,
+          cache.size(), cache.capacity());
+  if (cache.size() == 0) {
+    // An empty cache goes where the model is.
+    if (device == nullptr) cache.on_device.reset();
+    if (device != nullptr && cache.on_device == nullptr)
+      cache.on_device = device->make_kv(cache.capacity(), cache.dtype());
+  }
+  require((cache.on_device != nullptr) == (device != nullptr),
+          "model: cache: expected one that this model filled, got one of another device");
+}
+
+void Model::Impl::run_layers(MatrixRef hidden, std::span<KvCache* const> caches,
+                             std::span<const std::int64_t> tokens) {
+  const model::LayerContext context{config, rope, precision, pool, workspace};
+  std::vector<model::SequenceRows> rows(caches.size());
+  for (std::size_t i = 0; i < layers.size(); ++i) {
+    const auto layer = static_cast<std::int64_t>(i);
+    for (std::size_t s = 0; s < caches.size(); ++s)
+      rows[s] = {tokens[s], caches[s]->size(), caches[s]->keys(layer), caches[s]->values(layer)};
+    model::run_layer(layers[i], layer, context, hidden, rows);
+  }
+}
+
+void Model::Impl::run_head(MatrixRef hidden, MatrixRef logits) {
+  const MatrixRef normed = workspace.normed(hidden.rows);
+  rms_norm(hidden, final_norm, static_cast<float>(config.rms_eps), normed, pool);
+  SpmmArgs args;
+  args.b = normed;
+  args.c = logits;
+  args.precision = precision;
+  head.linear.run(args, pool);
+}
+
 Buffer Model::forward(std::span<const TokenId> ids, KvCache& cache, Logits which,
                       std::int64_t chunk) {
   Impl& m = *impl_;
   const auto total = static_cast<std::int64_t>(ids.size());
   const std::int64_t vocab = m.config.vocab_size;
-  const std::int64_t width = m.config.hidden_size;
   require(total > 0, "model: token ids: expected at least one, got none");
   require(chunk > 0, "model: chunk: expected at least one token, got {}", chunk);
   check_ids(ids, vocab);
-  require(
-      cache.layers() == m.config.layers && cache.width() == m.config.kv_heads * m.config.head_dim,
-      "model: cache: expected {} layers of {}, got {} of {}", m.config.layers,
-      m.config.kv_heads * m.config.head_dim, cache.layers(), cache.width());
-  require(cache.size() + total <= cache.capacity(),
-          "model: cache: expected room for {} tokens after {}, got a capacity of {}", total,
-          cache.size(), cache.capacity());
+  m.check_cache(cache, total);
+  if (m.device != nullptr) return m.forward_on_device(ids, cache, which == Logits::kAll, chunk);
   m.reserve_positions(cache.size() + total);
   m.workspace.reserve(std::min(chunk, total));
-  const model::LayerContext context{m.config, m.rope, m.precision, m.pool, m.workspace};
 
   const std::int64_t rows = which == Logits::kAll ? total : 1;
   Buffer logits(static_cast<std::size_t>(rows * vocab) * sizeof(float));
@@ -149,25 +203,16 @@ Buffer Model::forward(std::span<const TokenId> ids, KvCache& cache, Logits which
     embedding(*m.embeddings,
               ids.subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(tokens)),
               hidden, m.pool);
-    for (std::size_t i = 0; i < m.layers.size(); ++i) {
-      const auto layer = static_cast<std::int64_t>(i);
-      model::run_layer(m.layers[i], layer, context, hidden, cache.size(), cache.keys(layer),
-                       cache.values(layer));
-    }
+    KvCache* const caches[] = {&cache};
+    m.run_layers(hidden, caches, {&tokens, 1});
     cache.append(tokens);
 
     const bool last = begin + tokens == total;
     if (which == Logits::kLast && !last) continue;
     const std::int64_t first = which == Logits::kAll ? 0 : tokens - 1;
-    const MatrixRef seen = matrix_ref(hidden.row<float>(first), tokens - first, width);
-    const MatrixRef normed = m.workspace.normed(tokens - first);
-    rms_norm(seen, m.final_norm, static_cast<float>(m.config.rms_eps), normed, m.pool);
-    SpmmArgs args;
-    args.b = normed;
-    args.c = matrix_ref(logits.as<float>() + (which == Logits::kAll ? begin * vocab : 0),
-                        tokens - first, vocab);
-    args.precision = m.precision;
-    m.head.linear.run(args, m.pool);
+    m.run_head(matrix_ref(hidden.row<float>(first), tokens - first, hidden.cols),
+               matrix_ref(logits.as<float>() + (which == Logits::kAll ? begin * vocab : 0),
+                          tokens - first, vocab));
   }
   return logits;
 }

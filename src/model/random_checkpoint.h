@@ -22,8 +22,8 @@ struct RandomCheckpoint {
 };
 
 /// Shapes of well-known sizes: "tiny" (1.6 M parameters, for tests), "100m", "1b" (Llama 3.2 1B's
-/// layers, vocabulary 32000, tied), "1b-128k" (with its vocabulary of 128256), "3b", "8b". Throws
-/// `Error` naming them for anything else.
+/// layers, vocabulary 32000, tied), "1b-128k" (with its vocabulary of 128256), "3b", "7b" (Llama
+/// 2's), "8b". Throws `Error` naming them for anything else.
 ModelConfig random_shape(std::string_view name);
 
 /// Writes config.json, generation_config.json, model.safetensors and the tokenizer to `directory`:

@@ -79,7 +79,8 @@ Generation generate(Model& model, const std::shared_ptr<const Tokenizer>& tokeni
   // The last token that is drawn needs no place in the cache.
   const auto prompt_tokens = static_cast<std::int64_t>(result.prompt_ids.size());
   const std::int64_t limit = std::min(options.max_tokens, config.max_positions - prompt_tokens + 1);
-  KvCache cache(config, prompt_tokens + std::max<std::int64_t>(0, limit - 1), options.kv_dtype);
+  KvCache cache(config, prompt_tokens + std::max<std::int64_t>(0, limit - 1),
+                options.kv_dtype.value_or(model.kv_dtype()));
 
   const auto begin = Clock::now();
   Buffer logits =
@@ -89,8 +90,12 @@ Generation generate(Model& model, const std::shared_ptr<const Tokenizer>& tokeni
   TextOut out(tokenizer, result.prompt_ids, options.stop, on_text);
   std::vector<TokenId> history = result.prompt_ids;
   const auto decode_begin = Clock::now();
+  // A greedy choice is made where the model runs: on a GPU the logits stay there.
+  const bool greedy =
+      options.sampling.temperature == 0.0F && options.sampling.repetition_penalty == 1.0F;
+  KvCache* const caches[] = {&cache};
+  TokenId id = sampler.draw(logits.span<float>(), history);
   while (static_cast<std::int64_t>(result.ids.size()) < limit) {
-    const TokenId id = sampler.draw(logits.span<float>(), history);
     history.push_back(id);
     result.ids.push_back(id);
     if (options.stop_at_eos &&
@@ -103,8 +108,13 @@ Generation generate(Model& model, const std::shared_ptr<const Tokenizer>& tokeni
       result.finish = out.stopped() ? "stop" : "cancelled";
       break;
     }
-    if (static_cast<std::int64_t>(result.ids.size()) < limit)
-      logits = model.forward(std::span(&history.back(), 1), cache);
+    if (static_cast<std::int64_t>(result.ids.size()) >= limit) break;
+    if (greedy) {
+      id = model.decode_greedy({&id, 1}, caches).front();
+    } else {
+      logits = model.forward({&id, 1}, cache);
+      id = sampler.draw(logits.span<float>(), history);
+    }
   }
   result.decode_s = seconds_since(decode_begin);
   out.finish();

@@ -65,7 +65,7 @@ Perplexity perplexity(Model& model, const Tokenizer& tokenizer, std::string_view
 
   const std::int64_t row_bytes = config.vocab_size * static_cast<std::int64_t>(sizeof(float));
   const std::int64_t piece = std::clamp<std::int64_t>(kLogitBytes / row_bytes, 16, 1024);
-  KvCache cache(config, context);
+  KvCache cache(config, context, model.kv_dtype());
   double sum = 0;
   for (std::int64_t w = 0; w < result.windows; ++w) {
     const auto window = std::span(ids).subspan(static_cast<std::size_t>(w * context),

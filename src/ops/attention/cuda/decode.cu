@@ -6,7 +6,7 @@
 // their order: the same bits every time. The shares follow from the position alone, which lies in
 // device memory, so that a recorded graph serves every token.
 //
-// HEADS, KV_HEADS, HEAD_DIM (a multiple of 8), GROUP (divides HEADS / KV_HEADS); X: dtype of q and
+// HEADS, KV_HEADS, HEAD_DIM (even), GROUP (divides HEADS / KV_HEADS); X: dtype of q and
 // out; KV: dtype of the cache.
 #include "cuda/number.cuh"
 #include "cuda/vector_load.cuh"
@@ -14,8 +14,9 @@
 
 constexpr int kWarps = 4;
 constexpr int kTile = 64;  // Positions whose scores lie in shared memory at once.
-constexpr int kVector = 16 / sizeof(KV) < 8 ? 16 / sizeof(KV) : 8;
-constexpr int kPieces = HEAD_DIM / kVector;  // 16-byte pieces of a key.
+constexpr int kWidest = 16 / sizeof(KV);
+constexpr int kVector = HEAD_DIM % kWidest == 0 ? kWidest : HEAD_DIM % 4 == 0 ? 4 : 2;
+constexpr int kPieces = HEAD_DIM / kVector;  // Of a key: 16 bytes where its width allows.
 
 constexpr int power_of_two_at_least(int n) {
   int power = 1;
@@ -29,7 +30,7 @@ constexpr int kRowsAtOnce = kWarps * kRowsAWarp;
 constexpr float kLog2E = 1.4426950408889634F;
 constexpr int kRatio = HEADS / KV_HEADS;
 
-static_assert(HEAD_DIM % 8 == 0 && kRatio % GROUP == 0);
+static_assert(HEAD_DIM % 2 == 0 && kRatio % GROUP == 0);
 
 __device__ __forceinline__ float power_of_two(float x) {
   float y;

@@ -2,7 +2,7 @@
 // 2022). A block takes kTile queries of one head and walks over the keys they see; keys and values
 // come from the cache, where those of these tokens already lie. Sums and weights in f32.
 //
-// HEADS, KV_HEADS, HEAD_DIM (a multiple of 8); X: dtype of q and out; KV: dtype of the cache.
+// HEADS, KV_HEADS, HEAD_DIM (even); X: dtype of q and out; KV: dtype of the cache.
 #include "cuda/number.cuh"
 #include "cuda/vector_load.cuh"
 #include "ops/attention/cuda/place.cuh"
@@ -12,15 +12,16 @@ constexpr int kThreads = 256; // 16×16: each has 4×4 scores, and 4 rows × HEA
 constexpr int kDepth = 16;    // Of HEAD_DIM at once.
 constexpr int kStride = kTile + 4;
 constexpr int kColumns = (HEAD_DIM + 15) / 16;
+constexpr int kPadded = (HEAD_DIM + 3) / 4 * 4;
 constexpr float kLog2E = 1.4426950408889634F;
 
-static_assert(HEAD_DIM % 8 == 0);
+static_assert(HEAD_DIM % 2 == 0);
 
 struct Shared {
   float queries[kDepth][kStride];  // Transposed: a thread reads four neighbours at once.
   float keys[kDepth][kStride];
   float weights[kTile][kTile + 1];
-  float values[kTile][HEAD_DIM];
+  float values[kTile][kPadded];
 };
 
 __device__ __forceinline__ float power_of_two(float x) {
@@ -29,11 +30,18 @@ __device__ __forceinline__ float power_of_two(float x) {
   return y;
 }
 
+/// Elements d…d+3 of a head; zeros past its end.
 template <class T>
-__device__ __forceinline__ float4 load4(const T* from) {
-  const auto pack = *reinterpret_cast<const Pack<T, 4>*>(from);
-  return make_float4(to_float(pack.value[0]), to_float(pack.value[1]), to_float(pack.value[2]),
-                     to_float(pack.value[3]));
+__device__ __forceinline__ float4 load4(const T* head, int d) {
+  if constexpr (HEAD_DIM % 4 == 0) {
+    if (d >= HEAD_DIM) return make_float4(0, 0, 0, 0);
+    const auto pack = *reinterpret_cast<const Pack<T, 4>*>(head + d);
+    return make_float4(to_float(pack.value[0]), to_float(pack.value[1]), to_float(pack.value[2]),
+                       to_float(pack.value[3]));
+  } else {
+    const auto element = [&](int i) { return i < HEAD_DIM ? to_float(head[i]) : 0.0F; };
+    return make_float4(element(d), element(d + 1), element(d + 2), element(d + 3));
+  }
 }
 
 /// Four elements of a row into a column of a transposed tile.
@@ -77,16 +85,13 @@ extern "C" __global__ void __launch_bounds__(kThreads)
     float score[4][4] = {};
     for (int d = 0; d < HEAD_DIM; d += kDepth) {
       __syncthreads();
-      const bool inside = d + load_d < HEAD_DIM;
       const float4 none = make_float4(0, 0, 0, 0);
       const int query = first + load_row;
       put(shared.queries, load_d, load_row,
-          inside && query < tokens ? load4(q + query * q_stride + head * HEAD_DIM + d + load_d)
-                                   : none);
+          query < tokens ? load4(q + query * q_stride + head * HEAD_DIM, d + load_d) : none);
       const int key = tile + load_row;
       put(shared.keys, load_d, load_row,
-          inside && key < seen_to ? load4(keys + static_cast<i64>(key) * kWidth + d + load_d)
-                                  : none);
+          key < seen_to ? load4(keys + static_cast<i64>(key) * kWidth, d + load_d) : none);
       __syncthreads();
 #pragma unroll
       for (int depth = 0; depth < kDepth; ++depth) {
@@ -133,11 +138,11 @@ extern "C" __global__ void __launch_bounds__(kThreads)
       for (int c = 0; c < kColumns; ++c) result[i][c] *= shrink;
     }
     // Values.
-    for (int at = threadIdx.x * 4; at < kTile * HEAD_DIM; at += kThreads * 4) {
-      const int key = at / HEAD_DIM;
-      const int d = at % HEAD_DIM;
+    for (int at = threadIdx.x * 4; at < kTile * kPadded; at += kThreads * 4) {
+      const int key = at / kPadded;
+      const int d = at % kPadded;
       *reinterpret_cast<float4*>(&shared.values[key][d]) =
-          tile + key < seen_to ? load4(values + static_cast<i64>(tile + key) * kWidth + d)
+          tile + key < seen_to ? load4(values + static_cast<i64>(tile + key) * kWidth, d)
                                : make_float4(0, 0, 0, 0);
     }
     __syncthreads();

@@ -41,7 +41,8 @@ std::int64_t group_of(const DecoderShape& shape) {
 
 /// Bytes of `Shared` in prefill.cu.
 std::size_t prefill_shared(std::int64_t head_dim) {
-  return static_cast<std::size_t>(2 * 16 * (64 + 4) + 64 * 65 + 64 * head_dim) * sizeof(float);
+  return static_cast<std::size_t>(2 * 16 * (64 + 4) + 64 * 65 + 64 * ((head_dim + 3) / 4 * 4)) *
+         sizeof(float);
 }
 
 std::string text_of(const char* file) {
@@ -113,8 +114,8 @@ void check_shape(const DecoderShape& s) {
   };
   if (s.hidden % 8 != 0) refuse("hidden size", "a multiple of 8", s.hidden);
   if (s.ffn % 8 != 0) refuse("intermediate size", "a multiple of 8", s.ffn);
-  if (s.head_dim % 8 != 0 || s.head_dim > 256)
-    refuse("head_dim", "a multiple of 8 up to 256", s.head_dim);
+  if (s.head_dim % 2 != 0 || s.head_dim > 256)
+    refuse("head_dim", "an even number up to 256", s.head_dim);
   if (s.kv_heads <= 0 || s.heads % s.kv_heads != 0)
     refuse("kv heads", "a divisor of the heads", s.kv_heads);
 }
@@ -252,6 +253,7 @@ std::vector<cuda::Source> decoder_kernel_sources() {
       shape(4096, 14336, 32, 8, 128, true),    // Llama 3 8B, Qwen3 8B
       shape(3584, 18944, 28, 4, 128, false),   // Qwen2 7B: groups of 7
       shape(8192, 28672, 64, 8, 80, false),    // A head that is no power of two
+      shape(32, 40, 4, 2, 10, false),          // A head without pieces of 16 bytes
       shape(5120, 13824, 32, 2, 256, false),   // The widest head, the largest group
   };
   constexpr DType kDtypes[] = {DType::kF32, DType::kF16, DType::kBF16};

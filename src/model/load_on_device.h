@@ -1,0 +1,22 @@
+// From a checkpoint to a decoder on a GPU.
+#pragma once
+
+#include <memory>
+
+#include "ops/decoder/device_decoder.h"
+#include "rarefy/checkpoint.h"
+#include "rarefy/config.h"
+#include "rarefy/model.h"
+
+namespace rarefy::model {
+
+/// Whether a model goes to a GPU. Throws `Error` (kUnsupported) when that is wanted and cannot be.
+bool runs_on_device(Device device);
+
+/// Uploads one layer after the other. Throws `Error`: kCorrupt as loading on the CPU does,
+/// kOutOfMemory when the device has no room or the weights exceed the budget of `options`.
+std::unique_ptr<DeviceDecoder> load_on_device(const Checkpoint& checkpoint,
+                                              const ModelConfig& config, DType dtype,
+                                              const LoadOptions& options, ThreadPool& pool);
+
+}  // namespace rarefy::model
