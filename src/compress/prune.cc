@@ -7,11 +7,14 @@
 
 #include <algorithm>
 #include <atomic>
+#include <charconv>
 #include <chrono>
 #include <fstream>
 #include <map>
 #include <memory>
+#include <optional>
 #include <set>
+#include <system_error>
 
 #include "base/check.h"
 #include "compress/calibration.h"
@@ -38,6 +41,18 @@ bool calibrates(const PruneStep& step) {
 PruneScope resolved_scope(const PruneStep& step) {
   if (step.scope != PruneScope::kDefault) return step.scope;
   return step.method == PruneMethod::kWanda ? PruneScope::kRow : PruneScope::kTensor;
+}
+
+/// The number L of "model.layers.L.…"; nothing for any other name.
+std::optional<std::int64_t> layer_of(std::string_view name) {
+  constexpr std::string_view kPrefix = "model.layers.";
+  if (!name.starts_with(kPrefix)) return std::nullopt;
+  name.remove_prefix(kPrefix.size());
+  std::int64_t layer = 0;
+  const char* const end = name.data() + name.size();
+  const auto [stop, error] = std::from_chars(name.data(), end, layer);
+  const bool fits = error == std::errc() && layer >= 0 && stop != end && *stop == '.';
+  return fits ? std::optional(layer) : std::nullopt;
 }
 
 /// Linux counts the peak from where this resets it; elsewhere the peak of the process so far
@@ -178,16 +193,15 @@ class PruneJob {
 
   /// The decoder layer of a weight that needs calibration inputs.
   void plan_layer(const CheckpointTensor& tensor, const PruneStep& step) {
-    constexpr std::string_view kPrefix = "model.layers.";
     const std::string& name = tensor.name;
-    if (!name.starts_with(kPrefix)) {
+    const std::optional<std::int64_t> layer = layer_of(name);
+    if (!layer) {
       fail(ErrorKind::kUnsupported,
            "{}: {} needs calibration inputs, which are collected in decoder layers only; ignore "
            "this weight or prune it by magnitude",
            name, to_string(step.method));
     }
-    const std::int64_t layer = std::stoll(name.substr(kPrefix.size()));
-    last_layer_ = std::max(last_layer_, layer);
+    last_layer_ = std::max(last_layer_, *layer);
   }
 
   void find_global_cuts() {

@@ -294,6 +294,18 @@ TEST_F(Prune, RefusesBeforeAnythingIsWritten) {
   EXPECT_FALSE(fs::exists(scratch_ / "out" / "model.safetensors"));
 }
 
+TEST_F(Prune, RefusesLayersWithoutANumber) {
+  std::string weights = read_text(model_ / "model.safetensors");
+  const std::string name = "model.layers.0.mlp.up_proj.weight";
+  weights.replace(weights.find(name), name.size(), "model.layers.x.mlp.up_proj.weight");
+  const fs::path odd = scratch_ / "odd";
+  fs::create_directories(odd);
+  std::ofstream(odd / "model.safetensors", std::ios::binary) << weights;
+  model_ = odd;
+  EXPECT_TRUE(error_of(options(PruneMethod::kWanda, 0.5))
+                  .starts_with("model.layers.x.mlp.up_proj.weight: wanda needs calibration"));
+}
+
 TEST_F(Prune, AFailureLeavesTheOlderOutput) {
   (void)run(options(PruneMethod::kMagnitude, 0.5));
   const std::uint64_t before = file_hash(scratch_ / "out" / "model.safetensors");
