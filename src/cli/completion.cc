@@ -9,6 +9,10 @@
 namespace rarefy::cli {
 namespace {
 
+std::vector<const CLI::App*> verbs_of(const CLI::App& app) {
+  return app.get_subcommands([](const CLI::App*) { return true; });
+}
+
 /// Every spelling of every option, between spaces.
 std::string options_of(const CLI::App& app) {
   std::vector<std::string> names;
@@ -19,40 +23,67 @@ std::string options_of(const CLI::App& app) {
   return fmt::format("{}", fmt::join(names, " "));
 }
 
-std::string bash_script(const CLI::App& app) {
-  std::string verbs;
+/// "  <verb>) words=… ;;", and "<verb> <verb within>" before it, which the longer pattern matches.
+std::string bash_cases(const CLI::App& app, const std::string& path, const std::string& common) {
   std::string cases;
-  const std::string common = options_of(app);
-  for (const CLI::App* verb : app.get_subcommands([](const CLI::App*) { return true; })) {
-    verbs += (verbs.empty() ? "" : " ") + verb->get_name();
-    cases +=
-        "    " + verb->get_name() + ") words=\"" + options_of(*verb) + " " + common + "\" ;;\n";
+  std::string within;
+  for (const CLI::App* verb : verbs_of(app)) {
+    cases += bash_cases(*verb, path + verb->get_name() + " ", common);
+    within += verb->get_name() + " ";
   }
+  if (path.empty()) return cases + "    *) words=\"" + within + options_of(app) + "\" ;;\n";
+  return cases + "    \"" + path + "\"*) words=\"" + within + options_of(app) + " " + common +
+         "\" ;;\n";
+}
+
+std::string bash_script(const CLI::App& app) {
   return "_rarefy() {\n"
          "  local current=\"${COMP_WORDS[COMP_CWORD]}\" words\n"
-         "  case \"${COMP_WORDS[1]}\" in\n" +
-         cases + "    *) words=\"" + verbs + " " + common +
-         "\" ;;\n"
+         "  case \"${COMP_WORDS[*]:1:COMP_CWORD-1} \" in\n" +
+         bash_cases(app, "", options_of(app)) +
          "  esac\n"
-         "  if [[ $current == -* || $COMP_CWORD -eq 1 ]]; then COMPREPLY=($(compgen -W \"$words\" "
-         "-- \"$current\"))\n"
-         "  else COMPREPLY=($(compgen -f -- \"$current\")); fi\n"
+         "  COMPREPLY=($(compgen -W \"$words\" -- \"$current\"))\n"
+         "  if [[ $current != -* && COMP_CWORD -gt 1 ]]; then\n"
+         "    COMPREPLY+=($(compgen -f -- \"$current\"))\n"
+         "  fi\n"
          "}\n"
          "complete -o filenames -F _rarefy rarefy\n";
 }
 
+std::string fish_quoted(const std::string& text) {
+  std::string quoted = "'";
+  for (const char c : text) {
+    if (c == '\'' || c == '\\') quoted += '\\';
+    quoted += c;
+  }
+  return quoted + "'";
+}
+
+void fish_options(const CLI::App& app, const std::string& condition, std::string& text) {
+  for (const CLI::Option* option : app.get_options()) {
+    if (!option->nonpositional()) continue;
+    text += "complete -c rarefy" + condition;
+    for (const std::string& name : option->get_snames()) text += " -s " + name;
+    for (const std::string& name : option->get_lnames()) text += " -l " + name;
+    if (option->get_expected_min() > 0) text += " -r";
+    text += " -d " + fish_quoted(option->get_description()) + "\n";
+  }
+}
+
+void fish_verbs(const CLI::App& app, const std::string& condition, std::string& text) {
+  for (const CLI::App* verb : verbs_of(app)) {
+    text += "complete -c rarefy" + condition + " -f -a " + verb->get_name() + " -d " +
+            fish_quoted(verb->get_description()) + "\n";
+    const std::string seen = " -n '__fish_seen_subcommand_from " + verb->get_name() + "'";
+    fish_options(*verb, seen, text);
+    fish_verbs(*verb, seen, text);
+  }
+}
+
 std::string fish_script(const CLI::App& app) {
   std::string text;
-  for (const CLI::App* verb : app.get_subcommands([](const CLI::App*) { return true; })) {
-    text += "complete -c rarefy -n __fish_use_subcommand -f -a " + verb->get_name() + " -d '" +
-            verb->get_description() + "'\n";
-    for (const CLI::Option* option : verb->get_options()) {
-      text += "complete -c rarefy -n '__fish_seen_subcommand_from " + verb->get_name() + "'";
-      for (const std::string& name : option->get_snames()) text += " -s " + name;
-      for (const std::string& name : option->get_lnames()) text += " -l " + name;
-      text += option->get_expected_min() > 0 ? " -r\n" : "\n";
-    }
-  }
+  fish_options(app, "", text);
+  fish_verbs(app, " -n __fish_use_subcommand", text);
   return text;
 }
 

@@ -193,6 +193,18 @@ TEST(Contract, ReportIsOneSelfContainedPage) {
   EXPECT_EQ(html.find("src=\"http"), std::string::npos);
 }
 
+TEST(Contract, CompletionKnowsVerbsWithinVerbs) {
+  // What bash would offer for `rarefy bench ops --rot`.
+  const ScratchFolder folder;
+  const std::string script = folder / "complete.sh";
+  std::ofstream(script) << run_rarefy("completion bash").out
+                        << "COMP_WORDS=(rarefy bench ops --rot)\nCOMP_CWORD=3\n_rarefy\n"
+                           "test \"${COMPREPLY[*]}\" = --rotate-mb\n";
+  EXPECT_EQ(std::system(("bash " + script).c_str()), 0);
+  EXPECT_EQ(run_rarefy("completion zsh").status, 0);
+  EXPECT_EQ(run_rarefy("completion fish").status, 0);
+}
+
 TEST(Contract, HelpShowsExamplesAndCompletionNamesEveryVerb) {
   const Outcome completion = run_rarefy("completion bash");
   ASSERT_EQ(completion.status, 0) << completion.err;
@@ -200,7 +212,7 @@ TEST(Contract, HelpShowsExamplesAndCompletionNamesEveryVerb) {
                                  "bench", "convert", "report", "doctor"}) {
     const Outcome help = run_rarefy(verb + " --help");
     EXPECT_EQ(help.status, 0) << verb;
-    EXPECT_NE(completion.out.find(verb + ")"), std::string::npos) << verb;
+    EXPECT_NE(completion.out.find("\"" + verb + " \"*)"), std::string::npos) << verb;
     if (verb != "doctor") {
       EXPECT_NE(help.out.find("Example"), std::string::npos) << verb;
     }
