@@ -13,6 +13,7 @@
 #include "base/check.h"
 #include "cli/bench_ops.h"
 #include "cli/bench_ops_rows.h"
+#include "cli/numbers.h"
 #include "cli/terminal.h"
 #include "cli/verb.h"
 #include "cli/version.h"
@@ -282,18 +283,18 @@ void add_bench(CLI::App& app, Session& session) {
   verb->get_option("--model")->required(false);
   verb->add_option("-p,--n-prompt", flags->prompt, "Prompt lengths")
       ->delimiter(',')
-      ->check(CLI::NonNegativeNumber)
+      ->check(whole(0))
       ->type_name("N,…");
   verb->add_option("-n,--n-gen", flags->gen, "Numbers of generated tokens")
       ->delimiter(',')
-      ->check(CLI::NonNegativeNumber)
+      ->check(whole(0))
       ->type_name("N,…");
   verb->add_option("-r,--repetitions", flags->repetitions, "Runs of each test")
-      ->check(CLI::Range(1, 1000))
+      ->check(whole(1, 1000))
       ->capture_default_str()
       ->type_name("N");
   verb->add_option("-b,--batch-size", flags->batch, "Tokens of a prompt processed at once")
-      ->check(CLI::PositiveNumber)
+      ->check(whole(1))
       ->capture_default_str()
       ->type_name("N");
   verb->add_option("-o,--output", flags->output, "md, csv, json or jsonl")
@@ -305,7 +306,7 @@ void add_bench(CLI::App& app, Session& session) {
       ->type_name("SHAPE");
   verb->add_option("--sparsity", flags->sparsities, "With --random: shares of zeros")
       ->delimiter(',')
-      ->check(CLI::Range(0.0, 0.99))
+      ->check(number(0, 0.99))
       ->type_name("S,…");
   verb->add_option(
           "--workdir", flags->workdir,

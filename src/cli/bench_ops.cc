@@ -9,6 +9,7 @@
 #include "base/check.h"
 #include "cli/bench_ops_rows.h"
 #include "cli/bench_ops_run.h"
+#include "cli/numbers.h"
 #include "cli/terminal.h"
 #include "cli/version.h"
 #include "rarefy/threads.h"
@@ -184,10 +185,8 @@ void add_bench_ops(CLI::App& bench, Session& session) {
   };
   list(verb->add_option("--shape,--shapes", flags->shapes, "Rows and columns of the weight"),
        "MxK,…");
-  list(verb->add_option("--n", flags->ns, "Columns of activations")->check(CLI::PositiveNumber),
-       "N,…");
-  list(verb->add_option("--sparsity", flags->sparsities, "Shares of zeros")
-           ->check(CLI::Range(0.0, 1.0)),
+  list(verb->add_option("--n", flags->ns, "Columns of activations")->check(whole(1)), "N,…");
+  list(verb->add_option("--sparsity", flags->sparsities, "Shares of zeros")->check(number(0, 1)),
        "S,…");
   list(verb->add_option(
            "--pattern", flags->patterns,
@@ -202,25 +201,27 @@ void add_bench_ops(CLI::App& bench, Session& session) {
                    "16-bit weights)")
       ->check(CLI::IsMember({"exact", "bf16"}));
   verb->add_option("-r,--repetitions", flags->repetitions, "Rounds; every method runs once in each")
-      ->check(CLI::Range(3, 10000))
+      ->check(whole(3, 10000))
       ->capture_default_str();
   verb->add_option("--seconds", flags->seconds, "No new round of a problem begins after this")
+      ->check(number(0, 1e6))
       ->capture_default_str();
   verb->add_option("--rotate-mb", flags->rotate_mb,
                    "MB of weights read between two uses of the same copy; 0 keeps them in cache")
-      ->check(CLI::Range(0, 1 << 20))
+      ->check(whole(0, 1 << 20))
       ->capture_default_str();
   verb->add_option("--only", flags->only,
                    "Methods whose \"name format\" contains this, beside the dense ones");
   verb->add_flag("--all", flags->all, "Also kernels that a higher instruction set outdoes");
-  verb->add_option("--seed", flags->seed, "Of the pattern and the values")->capture_default_str();
+  verb->add_option("--seed", flags->seed, "Of the pattern and the values")
+      ->check(whole(0))
+      ->capture_default_str();
   verb->add_option("-o,--output", flags->output, "md, text, csv or json")
       ->check(CLI::IsMember({"md", "text", "csv", "json"}));
   verb->add_option("--save", flags->save,
                    "Merge the rows into DIR/<device>/ops.csv (default DIR: bench/results)")
       ->expected(0, 1)
-      ->type_name("[DIR]")
-      ->each([flags](const std::string&) {});
+      ->type_name("[DIR]");
   verb->footer(
       "Examples:\n  rarefy bench ops --shape 4096x14336 --n 1 --sparsity 0.5,0.7,0.9 --dtype bf16\n"
       "  rarefy bench ops --shape 4096x4096 --n 16,128 --pattern 16x32 --json\n"

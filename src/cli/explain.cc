@@ -2,6 +2,7 @@
 #include <cstdio>
 
 #include "base/check.h"
+#include "cli/numbers.h"
 #include "cli/plan_view.h"
 #include "cli/terminal.h"
 #include "cli/verb.h"
@@ -87,7 +88,7 @@ void add_explain(CLI::App& app, Session& session) {
       ->type_name("NAME");
   verb->add_option("--plan-for", flags->n, "Tokens at once to plan for; the first counts most")
       ->delimiter(',')
-      ->check(CLI::PositiveNumber)
+      ->check(whole(1))
       ->type_name("N,…");
   verb->add_option("--activations", flags->activations, "exact or bf16")
       ->check(CLI::IsMember({"exact", "bf16"}))

@@ -4,6 +4,7 @@
 #include <csignal>
 #include <cstdio>
 
+#include "cli/numbers.h"
 #include "cli/terminal.h"
 #include "cli/verb.h"
 
@@ -72,7 +73,7 @@ void add_generate(CLI::App& app, Session& session) {
       ->required()
       ->type_name("TEXT");
   verb->add_option("-n,--tokens", o.max_tokens, "At most this many new tokens")
-      ->check(CLI::PositiveNumber)
+      ->check(whole(1))
       ->capture_default_str()
       ->type_name("N");
   verb->add_option("--temp", o.sampling.temperature,
@@ -94,6 +95,7 @@ void add_generate(CLI::App& app, Session& session) {
       ->capture_default_str()
       ->type_name("X");
   verb->add_option("--seed", o.sampling.seed, "Seed of the draws")
+      ->check(whole(0))
       ->capture_default_str()
       ->type_name("N");
   verb->add_option("--stop", o.stop, "End before this string; may be given several times")

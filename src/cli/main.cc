@@ -1,8 +1,14 @@
 // The `rarefy` command. Exit status: 0 done, 1 a bug or the machine failed, 2 bad input.
+#include <cerrno>
 #include <cstdio>
 #include <exception>
+#include <filesystem>
 #include <new>
+#include <system_error>
 
+#include "cli/help.h"
+#include "cli/numbers.h"
+#include "cli/terminal.h"
 #include "cli/verb.h"
 #include "rarefy/error.h"
 
@@ -14,10 +20,34 @@ int status_of(ErrorKind kind) {
   return kind == ErrorKind::kInternal || kind == ErrorKind::kOutOfMemory ? 1 : 2;
 }
 
-int report(const char* message, int status) {
+int report(const std::string& message, int status) {
   std::fflush(stdout);
-  std::fprintf(stderr, "rarefy: %s\n", message);
+  rarefy::cli::terminal_progress().clear();
+  std::fprintf(stderr, "rarefy: %s\n", message.c_str());
   return status;
+}
+
+/// What the standard library says without our words: "maps: No such file or directory".
+std::string message_of(const std::filesystem::filesystem_error& error) {
+  return error.path1().string() + ": " + error.code().message();
+}
+
+/// CLI11 says only that a verb is missing, even where one is misspelt.
+std::string message_of(const CLI::ParseError& error, const CLI::App& app) {
+  const bool no_verb = app.get_subcommands().empty();
+  if (!no_verb || dynamic_cast<const CLI::RequiredError*>(&error) == nullptr) return error.what();
+  const std::vector<std::string> unknown = app.remaining();
+  std::string verbs;
+  for (const CLI::App* verb : app.get_subcommands([](const CLI::App*) { return true; }))
+    verbs += (verbs.empty() ? "" : ", ") + verb->get_name();
+  return "expected a verb (" + verbs + "), got " +
+         (unknown.empty() ? "none; rarefy --help says more" : "'" + unknown.front() + "'");
+}
+
+/// A full disk behind `rarefy … > file` shows only here.
+int finish_output() {
+  if (std::fflush(stdout) == 0 && std::ferror(stdout) == 0) return 0;
+  return report("standard output: could not write: " + std::generic_category().message(errno), 2);
 }
 
 }  // namespace
@@ -30,12 +60,13 @@ int main(int argc, char** argv) {
   app.set_version_flag("--version", "rarefy " RAREFY_VERSION);
   app.require_subcommand(1);
   app.fallthrough();
-  app.option_defaults()->group("Options of every verb");
+  app.formatter(std::make_shared<HelpFormatter>());
+  app.option_defaults()->group(kCommonOptions);
   app.add_flag("--json", session.json, "Print one JSON document on stdout and nothing else there");
   app.add_flag("-q,--quiet", session.quiet, "No progress bars");
   app.add_option("-t,--threads", session.threads,
                  "Threads (default: RAREFY_THREADS, or all usable cores)")
-      ->check(CLI::Range(1, 1024))
+      ->check(whole(1, 1024))
       ->type_name("N");
   app.add_option(
          "--isa", session.isa,
@@ -45,6 +76,10 @@ int main(int argc, char** argv) {
                  "Plan cache (default: RAREFY_CACHE, or $XDG_CACHE_HOME/rarefy)")
       ->type_name("DIR");
   app.add_option("--device", session.device, "auto, cpu or cuda")->type_name("NAME");
+  app.option_defaults()->group("Options");  // Verbs inherit the defaults.
+  app.footer(
+      "Example:\n  rarefy prune -m my-model -o thin --method magnitude --sparsity 0.5\n"
+      "`rarefy VERB --help` lists a verb's options.");
   app.parse_complete_callback([&] { session.apply(); });
 
   add_inspect(app, session);
@@ -62,15 +97,17 @@ int main(int argc, char** argv) {
   try {
     app.parse(argc, argv);
   } catch (const CLI::Success& e) {
-    return app.exit(e);
+    app.exit(e);
   } catch (const CLI::ParseError& e) {
-    return report(e.what(), 2);
+    return report(message_of(e, app), 2);
   } catch (const rarefy::Error& e) {
     return report(e.what(), status_of(e.kind()));
+  } catch (const std::filesystem::filesystem_error& e) {
+    return report(message_of(e), 2);
   } catch (const std::bad_alloc&) {
     return report("out of memory", 1);
   } catch (const std::exception& e) {
     return report(e.what(), 1);
   }
-  return 0;
+  return finish_output();
 }

@@ -3,6 +3,7 @@
 
 #include "base/check.h"
 #include "base/files.h"
+#include "cli/numbers.h"
 #include "cli/verb.h"
 #include "rarefy/generate.h"
 
@@ -53,10 +54,10 @@ void add_perplexity(CLI::App& app, Session& session) {
   verb->add_option("-f,--file", flags->file, "UTF-8 text")->required()->type_name("FILE");
   verb->add_option("-c,--context", flags->context,
                    "Tokens a window (default: the model's context, at most 2048)")
-      ->check(CLI::Range(2, 1 << 20))
+      ->check(whole(2, 1 << 20))
       ->type_name("N");
   verb->add_option("--windows", flags->windows, "Stop after this many windows (0: all)")
-      ->check(CLI::NonNegativeNumber)
+      ->check(whole(0))
       ->type_name("N");
   verb->footer("Example:\n  rarefy perplexity -m my-model -f wiki.test.raw -c 2048");
   verb->callback([flags, &session] { run(*flags, session); });

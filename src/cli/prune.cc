@@ -1,8 +1,11 @@
 // rarefy prune: a thinner copy of a model.
+#include <cmath>
 #include <cstdio>
+#include <optional>
 
 #include "base/check.h"
 #include "base/files.h"
+#include "cli/numbers.h"
 #include "cli/terminal.h"
 #include "cli/verb.h"
 #include "rarefy/compress.h"
@@ -14,22 +17,21 @@ struct Flags {
   std::string model, out, recipe, calibration;
   std::string method = "wanda", pattern = "unstructured", scope = "default",
               storage = "sparse-bitmask";
-  double sparsity = 0.5;
+  std::optional<double> sparsity;
   std::int64_t samples = 128, context = 0;
   std::uint64_t seed = 0;
   bool overwrite = false;
   std::vector<std::string> ignore{"lm_head"};
 };
 
-template <class T>
-T chosen(const std::string& text, const char* flag,
-         std::initializer_list<std::pair<const char*, T>> choices) {
-  std::string names;
-  for (const auto& [name, value] : choices) {
-    if (text == name) return value;
-    names += (names.empty() ? "" : ", ") + std::string(name);
-  }
-  fail(ErrorKind::kInvalidArgument, "{}: expected one of {}, got '{}'", flag, names, text);
+/// What was asked for; N:M says its sparsity itself, and a number that says otherwise is refused.
+double sparsity_of(const PrunePattern& pattern, std::optional<double> asked) {
+  constexpr double kUsual = 0.5;
+  const std::optional<double> implied = pattern.implied_sparsity();
+  require(!implied || !asked || std::abs(*asked - *implied) < 1e-6,
+          "--sparsity: expected {}, which --pattern {} says, got {}", implied.value_or(0),
+          pattern.name(), asked.value_or(0));
+  return implied ? *implied : asked.value_or(kUsual);
 }
 
 Recipe recipe_of(const Flags& flags) {
@@ -38,17 +40,16 @@ Recipe recipe_of(const Flags& flags) {
     return Recipe::load(flags.recipe);
   }
   PruneStep step;
-  step.method = chosen<PruneMethod>(flags.method, "--method",
-                                    {{"magnitude", PruneMethod::kMagnitude},
-                                     {"wanda", PruneMethod::kWanda},
-                                     {"sparsegpt", PruneMethod::kSparseGpt}});
-  step.scope = chosen<PruneScope>(flags.scope, "--scope",
-                                  {{"default", PruneScope::kDefault},
-                                   {"tensor", PruneScope::kTensor},
-                                   {"row", PruneScope::kRow},
-                                   {"global", PruneScope::kGlobal}});
+  const std::optional<PruneMethod> method = parse_prune_method(flags.method);
+  require(method.has_value(), "--method: expected magnitude, wanda or sparsegpt, got '{}'",
+          flags.method);
+  const std::optional<PruneScope> scope = parse_prune_scope(flags.scope);
+  require(scope.has_value(), "--scope: expected default, tensor, row or global, got '{}'",
+          flags.scope);
+  step.method = *method;
+  step.scope = *scope;
   step.pattern = PrunePattern::parse(flags.pattern);
-  step.sparsity = flags.sparsity;
+  step.sparsity = sparsity_of(step.pattern, flags.sparsity);
   step.ignore = flags.ignore;
   return Recipe{{step}};
 }
@@ -112,40 +113,48 @@ void add_prune(CLI::App& app, Session& session) {
   verb->add_option("-o,--out", flags->out, "Folder for the thin model")
       ->required()
       ->type_name("DIR");
+  CLI::Option* recipe =
+      verb->add_option("--recipe", flags->recipe,
+                       "YAML recipe (llm-compressor's conventions) in place of the next five")
+          ->type_name("FILE");
   verb->add_option("--method", flags->method, "magnitude, wanda or sparsegpt")
       ->capture_default_str()
+      ->excludes(recipe)
       ->type_name("NAME");
-  verb->add_option("--sparsity", flags->sparsity, "Share of zeros, 0 to 1")
-      ->check(CLI::Range(0.0, 1.0))
-      ->capture_default_str()
+  verb->add_option("--sparsity", flags->sparsity,
+                   "Share of zeros, 0 to 1 (default: 0.5, or what an N:M pattern says)")
+      ->check(number(0, 1))
+      ->excludes(recipe)
       ->type_name("S");
   verb->add_option("--pattern", flags->pattern,
-                   "unstructured, N:M such as 2:4, or blocks such as 32x32")
+                   "unstructured, N:M such as 2:4 (2 of 4 kept), or blocks such as 32x32")
       ->capture_default_str()
+      ->excludes(recipe)
       ->type_name("P");
   verb->add_option(
           "--scope", flags->scope,
           "Weights that compete for zeros: default (the method's own), tensor, row or global")
       ->capture_default_str()
+      ->excludes(recipe)
       ->type_name("NAME");
   verb->add_option("--ignore", flags->ignore, "Modules to leave alone; names or re:…")
       ->delimiter(',')
+      ->capture_default_str()
+      ->excludes(recipe)
       ->type_name("NAME,…");
-  verb->add_option("--recipe", flags->recipe,
-                   "YAML recipe (llm-compressor's conventions) in place of the options above")
-      ->type_name("FILE");
   verb->add_option("--calibration", flags->calibration,
                    "Text that the model is to remember (Wanda, SparseGPT)")
       ->type_name("FILE");
   verb->add_option("--samples", flags->samples, "Calibration sequences")
-      ->check(CLI::PositiveNumber)
+      ->check(whole(1))
       ->capture_default_str()
       ->type_name("N");
   verb->add_option("-c,--context", flags->context,
                    "Tokens a sequence (default: the model's context, at most 2048)")
-      ->check(CLI::NonNegativeNumber)
+      ->check(whole(0))
       ->type_name("N");
   verb->add_option("--seed", flags->seed, "Seed of the calibration draw")
+      ->check(whole(0))
       ->capture_default_str()
       ->type_name("N");
   verb->add_option("--storage", flags->storage, "How pruned weights are stored")

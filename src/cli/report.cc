@@ -1,9 +1,12 @@
 // rarefy report: one HTML page that shows what thinning won and what it cost.
+#include <unistd.h>
+
 #include <cstdio>
 #include <filesystem>
 
 #include "base/check.h"
 #include "base/files.h"
+#include "cli/numbers.h"
 #include "cli/plan_view.h"
 #include "cli/report_page.h"
 #include "cli/terminal.h"
@@ -68,17 +71,35 @@ ModelFacts facts_of(const std::string& directory, const Flags& flags, const Sess
   return facts;
 }
 
-OrderedJson rows_of(const std::vector<std::string>& files) {
+/// Rows that `command` printed as JSON; each has `key`, which tells them from other rows.
+OrderedJson rows_of(const std::vector<std::string>& files, const char* flag, const char* command,
+                    const char* key) {
   OrderedJson rows = OrderedJson::array();
   for (const std::string& file : files) {
-    require_path(file, "--ops/--bench");
+    require_path(file, flag);
     const OrderedJson document = OrderedJson::parse(read_text(file), nullptr, false);
-    if (!document.is_array())
-      fail(ErrorKind::kCorrupt, "{}: expected a JSON array of rows, as `bench --json` prints it",
-           file);
+    bool fits = document.is_array();
+    for (std::size_t i = 0; fits && i < document.size(); ++i) fits = document[i].contains(key);
+    if (!fits) {
+      fail(ErrorKind::kCorrupt,
+           "{}: {}: expected a JSON array of rows with '{}', as `{}` prints it", flag, file, key,
+           command);
+    }
     for (const OrderedJson& row : document) rows.push_back(row);
   }
   return rows;
+}
+
+/// The page comes last, after minutes of measuring: what would keep it from being written is found
+/// first.
+void require_writable(const std::string& path) {
+  namespace fs = std::filesystem;
+  const fs::path folder = fs::absolute(path).parent_path();
+  require(fs::is_directory(folder), "-o: {}: expected a folder {}, found none", path,
+          folder.string());
+  require(access(folder.c_str(), W_OK) == 0,
+          "-o: {}: expected a folder that can be written, got {}", path, folder.string());
+  require(!fs::is_directory(path), "-o: {}: expected the name of a file, got a folder", path);
 }
 
 /// A chart that stands alone has no page behind it that would choose its colours.
@@ -89,7 +110,6 @@ std::string standalone(const Chart& chart) {
 
 /// The charts as files of their own, for documents.
 void write_charts(const std::filesystem::path& folder, const ReportFacts& facts) {
-  std::filesystem::create_directories(folder);
   if (!facts.text_name.empty())
     write_file(folder / "quality.svg", standalone(quality_chart(facts.models)));
   if (facts.ops.empty()) return;
@@ -98,11 +118,13 @@ void write_charts(const std::filesystem::path& folder, const ReportFacts& facts)
 }
 
 void run(const Flags& flags, const Session& session) {
-  for (const std::string& model : flags.models) require_path(model, "-m");
+  for (const std::string& model : flags.models) require_model_folder(model, "-m");
   if (!flags.file.empty()) require_path(flags.file, "-f");
+  require_writable(flags.out);
+  if (!flags.charts.empty()) std::filesystem::create_directories(flags.charts);
   ReportFacts facts;
-  facts.ops = rows_of(flags.ops);
-  facts.bench = rows_of(flags.bench);
+  facts.ops = rows_of(flags.ops, "--ops", "rarefy bench ops --json", "median_us");
+  facts.bench = rows_of(flags.bench, "--bench", "rarefy bench --json", "n_gen");
   facts.text_name = std::filesystem::path(flags.file).filename().string();
   facts.prompt = flags.prompt;
   facts.maps = flags.maps;
@@ -134,21 +156,21 @@ void add_report(CLI::App& app, Session& session) {
       ->type_name("DIR");
   verb->add_option("-f,--file", flags->file, "Text to measure perplexity on")->type_name("FILE");
   verb->add_option("-c,--context", flags->context, "Tokens a window")
-      ->check(CLI::NonNegativeNumber)
+      ->check(whole(0))
       ->type_name("N");
   verb->add_option("--windows", flags->windows, "At most this many windows (0: all)")
-      ->check(CLI::NonNegativeNumber)
+      ->check(whole(0))
       ->type_name("N");
   verb->add_option("-p,--prompt", flags->prompt, "Let every model go on from this text")
       ->type_name("TEXT");
   verb->add_option("-n,--tokens", flags->tokens, "Tokens of that text")
-      ->check(CLI::PositiveNumber)
+      ->check(whole(1))
       ->capture_default_str()
       ->type_name("N");
   verb->add_option("--ops", flags->ops, "Rows of `rarefy bench ops --json`")->type_name("FILE");
   verb->add_option("--bench", flags->bench, "Rows of `rarefy bench --json`")->type_name("FILE");
   verb->add_option("--maps", flags->maps, "Density maps to draw")
-      ->check(CLI::Range(0, 1000))
+      ->check(whole(0, 1000))
       ->capture_default_str()
       ->type_name("N");
   verb->footer(

@@ -1,8 +1,10 @@
 #include <cctype>
 #include <cstdio>
 #include <cstdlib>
+#include <limits>
 
 #include "base/check.h"
+#include "cli/numbers.h"
 #include "cli/terminal.h"
 #include "cli/verb.h"
 #include "rarefy/cpu.h"
@@ -33,13 +35,19 @@ Planner Session::make_planner(bool freeze) const {
 std::unique_ptr<Model> Session::load_model(const std::string& directory,
                                            const LoadOptions& options) const {
   Planner planner = make_planner();
-  return Model::load(directory, planner, options);
+  try {
+    return Model::load(directory, planner, options);
+  } catch (const Error& e) {
+    // A budget that cannot hold the model is an argument that cannot work, not a machine too small.
+    constexpr std::size_t kNoBudget = std::numeric_limits<std::size_t>::max();
+    if (e.kind() != ErrorKind::kOutOfMemory || options.memory_budget == kNoBudget) throw;
+    fail(ErrorKind::kInvalidArgument, "--memory: {}", e.what());
+  }
 }
 
 Progress& Session::progress() const {
   if (quiet || !stderr_is_terminal()) return no_progress();
-  static TerminalProgress terminal;
-  return terminal;
+  return terminal_progress();
 }
 
 void ModelFlags::add_to(CLI::App& app) {
@@ -63,7 +71,7 @@ void ModelFlags::add_to(CLI::App& app) {
   app.add_option("--plan-for", plan_for,
                  "Tokens at once that plans are made for; the first counts most (generation is 1)")
       ->delimiter(',')
-      ->check(CLI::PositiveNumber)
+      ->check(whole(1))
       ->type_name("N,…");
   app.add_option("--memory", memory, "Budget for all packed weights, such as 4GiB")
       ->type_name("SIZE");
@@ -71,7 +79,7 @@ void ModelFlags::add_to(CLI::App& app) {
 }
 
 LoadOptions ModelFlags::load_options(const Session& session) const {
-  require_path(directory, "-m");
+  require_model_folder(directory, "-m");
   LoadOptions options;
   for (const std::string& name : formats) {
     const std::optional<FormatSpec> spec = FormatSpec::parse(name);
@@ -103,6 +111,16 @@ std::vector<Workload> workloads_for(const std::vector<std::int64_t>& tokens) {
 void require_path(const std::string& path, const char* flag) {
   if (!std::filesystem::exists(path))
     fail(ErrorKind::kIo, "{}: {}: no such file or folder", flag, path);
+}
+
+void require_model_folder(const std::string& path, const char* flag) {
+  require_path(path, flag);
+  if (!std::filesystem::is_directory(path)) {
+    fail(ErrorKind::kIo,
+         "{}: {}: expected a model folder (config.json, tokenizer.json, *.safetensors), found a "
+         "file",
+         flag, path);
+  }
 }
 
 std::size_t parse_bytes(const std::string& text, const char* flag) {

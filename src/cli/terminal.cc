@@ -13,13 +13,6 @@
 namespace rarefy::cli {
 namespace {
 
-/// Columns that a UTF-8 text takes: its code points (no wide characters occur in our tables).
-std::size_t columns_of(std::string_view text) {
-  return static_cast<std::size_t>(std::count_if(text.begin(), text.end(), [](char c) {
-    return (static_cast<unsigned char>(c) & 0xC0U) != 0x80U;
-  }));
-}
-
 std::string padded(const std::string& text, std::size_t width, bool right) {
   const std::size_t fill = width - std::min(width, columns_of(text));
   return right ? std::string(fill, ' ') + text : text + std::string(fill, ' ');
@@ -57,6 +50,12 @@ bool stderr_is_terminal() {
 }
 bool stdout_is_terminal() {
   return isatty(STDOUT_FILENO) == 1;
+}
+
+std::size_t columns_of(std::string_view text) {
+  return static_cast<std::size_t>(std::count_if(text.begin(), text.end(), [](char c) {
+    return (static_cast<unsigned char>(c) & 0xC0U) != 0x80U;
+  }));
 }
 
 std::string human_bytes(double bytes) {
@@ -194,6 +193,11 @@ void TerminalProgress::update(std::string_view what, std::int64_t done, std::int
   std::fprintf(stderr, "\r%s\x1b[K", line.c_str());
   std::fflush(stderr);
   visible_ = true;
+}
+
+TerminalProgress& terminal_progress() {
+  static TerminalProgress progress;
+  return progress;
 }
 
 }  // namespace rarefy::cli

@@ -14,6 +14,9 @@ namespace rarefy::cli {
 bool stderr_is_terminal();
 bool stdout_is_terminal();
 
+/// Columns that UTF-8 text takes on a terminal: its code points (we print no wide characters).
+std::size_t columns_of(std::string_view text);
+
 std::string human_bytes(double bytes);  ///< "5.3 MiB"
 std::string human_count(double count);  ///< "1.24 B", "2.8 M"
 std::string human_time_us(double us);   ///< "812 us", "3.1 ms"
@@ -42,12 +45,15 @@ class TerminalProgress final : public Progress {
   ~TerminalProgress() override;
   void update(std::string_view what, std::int64_t done, std::int64_t total,
               std::string_view detail) override;
-  void clear();
+  void clear();  ///< Wipes the line, so that other text may follow.
 
  private:
   std::chrono::steady_clock::time_point started_, drawn_;
   std::string what_;
   bool visible_ = false;
 };
+
+/// The one that this process draws.
+TerminalProgress& terminal_progress();
 
 }  // namespace rarefy::cli

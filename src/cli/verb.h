@@ -57,6 +57,9 @@ std::vector<Workload> workloads_for(const std::vector<std::int64_t>& tokens);
 /// Checks that a folder or file exists, in Rarefy's words.
 void require_path(const std::string& path, const char* flag);
 
+/// Checks that a folder exists, which a verb is to load as a model.
+void require_model_folder(const std::string& path, const char* flag);
+
 /// "4GiB", "512M", "1000000": bytes, powers of 1024. Throws `Error`.
 std::size_t parse_bytes(const std::string& text, const char* flag);
 

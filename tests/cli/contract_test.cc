@@ -205,6 +205,29 @@ TEST(Contract, CompletionKnowsVerbsWithinVerbs) {
   EXPECT_EQ(run_rarefy("completion fish").status, 0);
 }
 
+TEST(Contract, OutputThatCannotBeWrittenIsAnError) {
+  if (!std::filesystem::exists("/dev/full")) GTEST_SKIP() << "no /dev/full";
+  const ScratchFolder folder;
+  const std::string err = folder / "err";
+  for (const std::string verb : {"completion bash", "--help"}) {
+    const int status =
+        std::system((std::string(RAREFY_BINARY) + " " + verb + " >/dev/full 2>" + err).c_str());
+    EXPECT_EQ(WEXITSTATUS(status), 2) << verb;
+    EXPECT_NE(read_all(err).find("standard output"), std::string::npos) << verb;
+  }
+}
+
+TEST(Contract, PruneCanRepeatWhatItWrote) {
+  const ScratchFolder folder;
+  const std::string prune = "prune -m " + kModel + " -o " + (folder / "thin");
+  ASSERT_EQ(run_rarefy(prune + " --method magnitude --pattern 1:4").status, 0);
+  const std::string recipe = folder / "recipe.yaml";
+  std::filesystem::copy(folder / "thin/recipe.yaml", recipe);
+  const Outcome again = run_rarefy(prune + " --overwrite --json --recipe " + recipe);
+  ASSERT_EQ(again.status, 0) << again.err;
+  EXPECT_NEAR(again.json()["sparsity"].get<double>(), 0.75, 1e-9);
+}
+
 TEST(Contract, HelpShowsExamplesAndCompletionNamesEveryVerb) {
   const Outcome completion = run_rarefy("completion bash");
   ASSERT_EQ(completion.status, 0) << completion.err;
@@ -213,8 +236,14 @@ TEST(Contract, HelpShowsExamplesAndCompletionNamesEveryVerb) {
     const Outcome help = run_rarefy(verb + " --help");
     EXPECT_EQ(help.status, 0) << verb;
     EXPECT_NE(completion.out.find("\"" + verb + " \"*)"), std::string::npos) << verb;
+    EXPECT_NE(help.out.find("Example"), std::string::npos) << verb;
+    // The options that every verb takes are there, and only they are called so.
+    const std::size_t common = help.out.find("Options of every verb:");
+    ASSERT_NE(common, std::string::npos) << verb;
+    EXPECT_GT(help.out.find("--cache-dir"), common) << verb;
+    EXPECT_LT(help.out.find("--help"), common) << verb;
     if (verb != "doctor") {
-      EXPECT_NE(help.out.find("Example"), std::string::npos) << verb;
+      EXPECT_LT(help.out.find("--model"), common) << verb;
     }
   }
   EXPECT_EQ(run_rarefy("--version").status, 0);

@@ -20,8 +20,10 @@ void expect_refused(const std::string& arguments, const std::string& named) {
 }
 
 TEST(Errors, ArgumentsThatCannotWork) {
-  expect_refused("", "");
-  expect_refused("frobnicate", "");
+  expect_refused("", "inspect, prune");
+  expect_refused("frobnicate", "'frobnicate'");
+  expect_refused("--frobnicate", "'--frobnicate'");
+  expect_refused("-t 0 doctor", "from 1 to 1024, got '0'");
   expect_refused("inspect", "--model");
   expect_refused("inspect -m /no/such/folder", "/no/such/folder");
   expect_refused("perplexity -m " + kModel + " -f /no/such/file", "/no/such/file");
@@ -29,6 +31,14 @@ TEST(Errors, ArgumentsThatCannotWork) {
   expect_refused("generate -m " + kModel + " -p x --format bitmop", "bitmop");
   expect_refused("generate -m " + kModel + " -p x --isa sse9", "sse9");
   expect_refused("generate -m " + kModel + " -p x --memory lots", "lots");
+  expect_refused("generate -m " + kModel + " -p x --no-measure --memory 1k", "--memory");
+  expect_refused("generate -m " + kModel + " -p x -n 0", "of at least 1, got '0'");
+  expect_refused("generate -m " + kModel + " -p x --seed -1", "of at least 0, got '-1'");
+  expect_refused("generate -m " + kModel + "/config.json -p x", "expected a model folder");
+  expect_refused("perplexity -m " + kModel + " -f x --windows 99999999999999999999", "--windows");
+  expect_refused("inspect -m " + kModel + " --svg /proc/maps", "/proc/maps");
+  expect_refused("report -m " + kModel + " -o /no/such/folder/r.html", "/no/such/folder");
+  expect_refused("report -m " + kModel + " --ops " + kModel + "/config.json", "median_us");
   expect_refused("generate -m " + kModel + " -p x --top-p 1.5", "top");
   expect_refused("explain -m " + kModel + " -w nothing_like_it", "nothing_like_it");
   expect_refused("bench", "-m");
@@ -44,9 +54,16 @@ TEST(Errors, PatternsAndRecipesThatDoNotFit) {
                  "100x100");
   expect_refused("prune -m " + kModel + " -o " + out + " --method lottery", "lottery");
   expect_refused("prune -m " + kModel + " -o " + out + " --method wanda", "--calibration");
+  expect_refused("prune -m " + kModel + " -o " + out + " --method magnitude --sparsity nan",
+                 "from 0 to 1");
+  expect_refused(
+      "prune -m " + kModel + " -o " + out + " --method magnitude --pattern 2:4 --sparsity 0.7",
+      "expected 0.5");
   const std::string recipe = folder / "recipe.yaml";
   std::ofstream(recipe) << "SparseGPTModifier:\n  sparsity: lots\n";
   expect_refused("prune -m " + kModel + " -o " + out + " --recipe " + recipe, "recipe.yaml");
+  expect_refused("prune -m " + kModel + " -o " + out + " --method wanda --recipe " + recipe,
+                 "--recipe excludes --method");
   EXPECT_FALSE(std::filesystem::exists(out + "/config.json"));
 }
 
