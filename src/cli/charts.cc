@@ -42,8 +42,7 @@ class Axis {
       if (low_ == high_) high_ *= 10;
       return;
     }
-    if (low > 0 && low < 0.6 * high)
-      low = 0;  // Bars of truth start at zero, unless that would hide everything.
+    if (low > 0 && low < 0.6 * high) low = 0;  // From zero, unless that would hide the differences.
     if (high <= low) high = low + 1;
     step_ = round_step((high - low) / 6);
     low_ = std::floor(low / step_) * step_;
@@ -116,8 +115,12 @@ std::string series_svg(const Chart& chart, const Series& series, const Axis& x, 
           "{:.4g}</title></circle>\n",
           px, py, hue, escaped(p.label.empty() ? series.name : p.label), p.x, p.y);
     }
-    if (!p.label.empty())
-      marks += text_at(px + 6, py - 6, p.label, "start", "font-size=\"10\" opacity=\"0.8\"");
+    if (!p.label.empty()) {
+      // Labels grow towards the middle: at the right edge they would leave the picture.
+      const bool right = px > chart.width / 2.0;
+      marks += text_at(right ? px - 6 : px + 6, py - 6, p.label, right ? "end" : "start",
+                       "font-size=\"10\" opacity=\"0.8\"");
+    }
   }
   std::string out;
   if (series.line) {
@@ -291,6 +294,7 @@ std::string density_map(const PatternStats& s, const std::string& title) {
   const int height = static_cast<int>(kCell * static_cast<double>(rows)) + 62;
   std::string out = open_svg(width, height);
   out += text_at(10, 18, title, "start", "font-weight=\"600\"");
+  out += "<g shape-rendering=\"crispEdges\">\n";  // No seams between cells when scaled.
   for (std::int64_t r = 0; r < rows; ++r) {
     for (std::int64_t c = 0; c < columns; ++c) {
       const double share = density[static_cast<std::size_t>(r * columns + c)];
@@ -301,6 +305,7 @@ std::string density_map(const PatternStats& s, const std::string& title) {
     }
     out += '\n';
   }
+  out += "</g>\n";
   const double foot = 28 + kCell * static_cast<double>(rows) + 18;
   out += text_at(10, foot,
                  fmt::format("{}×{}, {:.1f} % stored; darkest cell {:.1f} %", s.rows, s.cols,

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cctype>
 #include <ctime>
 
 #include "cli/terminal.h"
@@ -30,7 +31,10 @@ std::string html_table(const std::vector<std::string>& header,
   out += "</tr>\n";
   for (const auto& row : rows) {
     out += "<tr>";
-    for (const std::string& cell : row) out += "<td>" + escaped(cell) + "</td>";
+    for (const std::string& cell : row) {
+      const bool numeric = !cell.empty() && std::isdigit(static_cast<unsigned char>(cell[0])) != 0;
+      out += (numeric ? "<td class=\"n\">" : "<td>") + escaped(cell) + "</td>";
+    }
     out += "</tr>\n";
   }
   return out + "</table>\n";
@@ -68,7 +72,8 @@ std::string text_section(const ReportFacts& facts) {
 std::string plan_section(const ModelFacts& model) {
   std::vector<Bar> bars;
   for (const auto& [format, count] : model.formats)
-    bars.push_back({format, static_cast<double>(count), std::to_string(count) + " weights",
+    bars.push_back({format, static_cast<double>(count),
+                    std::to_string(count) + (count == 1 ? " weight" : " weights"),
                     !format.starts_with("dense")});
   return section("Kernels chosen for " + model.name,
                  figure(bars_svg("Formats chosen", bars),
@@ -101,7 +106,9 @@ bool is_chosen(const OrderedJson& row) {
 }
 
 std::string problem_name(const OrderedJson& row) {
-  return fmt::format("{}, N={:.0f}, {}", word(row, "shape"), number(row, "n"), word(row, "dtype"));
+  const std::string pattern = word(row, "pattern");
+  return fmt::format("{}, N={:.0f}, {}{}", word(row, "shape"), number(row, "n"), word(row, "dtype"),
+                     pattern.empty() || pattern == "uniform" ? "" : ", " + pattern);
 }
 
 std::string ops_section(const ReportFacts& facts) {
@@ -155,7 +162,7 @@ constexpr const char* kStyle = R"(<style>
 body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}
 h1{margin-bottom:.2rem}h2{margin-top:2.5rem;border-bottom:1px solid #8884;padding-bottom:.2rem}
 table{border-collapse:collapse;font-size:.9rem;font-variant-numeric:tabular-nums;margin:1rem 0}
-th,td{padding:.25rem .7rem;border-bottom:1px solid #8883;text-align:left}td:nth-child(n+3){text-align:right}
+th,td{padding:.25rem .7rem;border-bottom:1px solid #8883;text-align:left}td.n{text-align:right}
 figure{margin:1rem 0}figcaption,.sub{opacity:.75;font-size:.9rem}svg{max-width:100%;height:auto}
 blockquote{border-left:4px solid #0072b2;margin:.5rem 0;padding:.2rem 1rem;white-space:pre-wrap}
 pre{overflow-x:auto;font-size:.8rem;line-height:1.3}.maps{display:flex;flex-wrap:wrap;gap:1rem}.maps svg{max-width:28rem}

@@ -32,8 +32,8 @@ struct ReportFacts {
   int maps = 8;
 };
 
-/// Speed of the chosen kernel over the best dense one against sparsity, a line for each shape, N
-/// and dtype.
+/// Speed of the chosen kernel over the best dense one against sparsity, a line for each shape,
+/// N, dtype and pattern.
 Chart speed_chart(const OrderedJson& ops);
 /// Time against bytes read, under the line that memory draws.
 Chart roofline_chart(const OrderedJson& ops, const MachineCeilings& ceilings);

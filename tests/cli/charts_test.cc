@@ -31,6 +31,14 @@ TEST(Charts, DrawsEveryFinitePoint) {
   EXPECT_EQ(count(svg, "nan"), 0U);
 }
 
+TEST(Charts, LabelsGrowTowardsTheMiddle) {
+  const std::string svg = chart_svg({.series = {{"", {{1, 1, "left"}, {9, 1, "right"}}}}});
+  EXPECT_NE(svg.find("text-anchor=\"start\" font-size=\"10\" opacity=\"0.8\">left"),
+            std::string::npos);
+  EXPECT_NE(svg.find("text-anchor=\"end\" font-size=\"10\" opacity=\"0.8\">right"),
+            std::string::npos);
+}
+
 TEST(Charts, SaysWhenThereIsNothing) {
   EXPECT_NE(chart_svg({.title = "empty"}).find("nothing to show"), std::string::npos);
 }
