@@ -29,15 +29,28 @@ bool is_dense(const FormatSpec& format) {
 /// Objective of one format, and how sure it is.
 struct Score {
   double value = std::numeric_limits<double>::infinity();
+  double estimated = std::numeric_limits<double>::infinity();  ///< The same of estimates alone.
   double noise = 0;
   bool measured = true;  ///< At every n.
   bool complete = true;  ///< A kernel at every n.
 };
 
+/// The lowest dense estimate at `n`; 1 when there is none.
+double dense_estimate_us(std::span<const Entry> entries, std::int64_t n) {
+  double lowest = std::numeric_limits<double>::infinity();
+  for (const Entry& entry : entries) {
+    const Candidate& c = entry.candidate;
+    if (entry.kernel != nullptr && c.n == n && is_dense(c.format) && c.estimate_us > 0)
+      lowest = std::min(lowest, c.estimate_us);
+  }
+  return std::isfinite(lowest) ? lowest : 1.0;
+}
+
 Score score_of(std::span<const Entry> entries, const PlanRequest& request,
                const FormatSpec& format) {
   Score score;
   double sum = 0;
+  double estimates = 0;
   double weights = 0;
   double variance = 0;  // Of the sum: a noisy workload of little weight decides little.
   for (const Workload& workload : request.workloads) {
@@ -46,12 +59,15 @@ Score score_of(std::span<const Entry> entries, const PlanRequest& request,
     const double dense = dense_time_us(entries, workload.n);
     const double term = workload.weight * (dense > 0 ? best->candidate.time_us() / dense : 1.0);
     sum += term;
+    estimates +=
+        workload.weight * best->candidate.estimate_us / dense_estimate_us(entries, workload.n);
     weights += workload.weight;
     variance += term * best->candidate.noise * term * best->candidate.noise;
     score.measured = score.measured && best->candidate.measured_us > 0;
   }
   score.noise = sum > 0 ? std::sqrt(variance) / sum : 0.0;
   score.value = weights > 0 ? sum / weights : 1.0;
+  score.estimated = weights > 0 ? estimates / weights : 1.0;
   return score;
 }
 
@@ -86,15 +102,18 @@ struct Standing {
   bool fits = true;
 };
 
+/// Whether `s` was measured to be as fast as `best`, as far as the noise lets tell.
+bool as_fast(const Standing& s, const Standing& best) {
+  const double noise = std::hypot(s.score.noise, best.score.noise);
+  const double tie = std::clamp(noise, kTie, kMostTie);
+  return s.score.measured && s.score.value <= best.score.value * (1 + tie);
+}
+
 /// The smallest of those that are as fast as `best`.
 const Standing* smallest_of_equals(std::span<const Standing* const> rivals, const Standing& best) {
   const Standing* smallest = &best;
   for (const Standing* s : rivals) {
-    const double noise = std::hypot(s->score.noise, best.score.noise);
-    const double tie = std::clamp(noise, kTie, kMostTie);
-    if (s->score.measured && s->score.value <= best.score.value * (1 + tie) &&
-        s->bytes < smallest->bytes)
-      smallest = s;
+    if (as_fast(*s, best) && s->bytes < smallest->bytes) smallest = s;
   }
   return smallest;
 }
@@ -130,6 +149,8 @@ void give_reasons(std::span<Entry> entries, const PlanRequest& request,
     } else if (rival && standing->score.value > chosen.score.value) {
       c.reason = fmt::format("slower over all workloads: {:.2f} of dense against {:.2f}",
                              standing->score.value, chosen.score.value);
+    } else if (is_dense(c.format) && is_dense(chosen.format) && c.format != chosen.format) {
+      c.reason = "as fast within the noise, but by the estimate slower";
     } else if (rival && !is_dense(chosen.format) && c.format != chosen.format) {
       c.reason =
           fmt::format("as fast within the noise, but {:.1f} MB against {:.1f} MB",
@@ -209,6 +230,14 @@ std::optional<FormatSpec> choose_format(std::span<Entry> entries, const PlanRequ
         dense == nullptr || (s.score.measured && !dense->score.measured) ||
         (s.score.measured == dense->score.measured && s.score.value < dense->score.value);
     if (better) dense = &s;
+  }
+  if (dense != nullptr && dense->score.measured) {
+    const Standing& fastest = *dense;
+    for (const Standing& s : standings) {
+      if (is_dense(s.format) && s.fits && s.score.complete && as_fast(s, fastest) &&
+          s.score.estimated < dense->score.estimated)
+        dense = &s;
+    }
   }
   const bool only_measured =
       dense != nullptr ? dense->score.measured

@@ -25,7 +25,7 @@ constexpr int kMostCopies = 8;
 /// A batch of warm runs: a thousand times the clock's resolution, a hundred times the microsecond
 /// or two by which threads wake sooner or later.
 constexpr double kWarmBatchUs = 200;
-constexpr int kMostWarmRuns = 1000;
+constexpr std::size_t kMostWarmRuns = 1000;
 
 /// More activations than this do not stay in a core's cache anyway.
 constexpr std::size_t kWarmBytes = std::size_t{1} << 20;
@@ -150,7 +150,7 @@ double CpuRunner::run(const Trial& trial, int slot) {
   const std::size_t warm_bytes = std::min(a.b.size(), kWarmBytes) / 512 * 512;
   const double enough_us = from_cache_ ? kWarmBatchUs : 0.0;
   double sum_us = 0;
-  int runs = 0;
+  std::vector<double> times;
   do {
     for (const MatrixPtr& matrix : copies) {
       // The layer before has just written the activations: they are warm where the weight is not.
@@ -159,11 +159,11 @@ double CpuRunner::run(const Trial& trial, int slot) {
       const auto begin = std::chrono::steady_clock::now();
       spmm(*matrix, args, pool_, trial.kernel);
       const auto end = std::chrono::steady_clock::now();
-      sum_us += std::chrono::duration<double, std::micro>(end - begin).count();
-      ++runs;
+      times.push_back(std::chrono::duration<double, std::micro>(end - begin).count());
+      sum_us += times.back();
     }
-  } while (sum_us < enough_us && runs < kMostWarmRuns);
-  return sum_us / runs * scale_;
+  } while (sum_us < enough_us && times.size() < kMostWarmRuns);
+  return median(times) * scale_;
 }
 
 double CpuRunner::elapsed_s() {

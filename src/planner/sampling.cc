@@ -52,12 +52,13 @@ std::vector<Timing> sample(TrialRunner& runner, std::span<const Trial> trials,
                       [&](const Trial& t) { return t.format == trials[i].format; }));
 
   // One unrecorded run each: page faults, lazily built tables and clocks that still ramp up.
+  const double latest_s = std::max(options.deadline_s, options.latest_s);
   for (std::size_t i = 0; i < count; ++i) {
-    if (runner.elapsed_s() > options.deadline_s) break;
+    if (runner.elapsed_s() > latest_s) break;
     runner.run(trials[i], series[i].slot);
   }
   for (int round = 0; round < options.max_rounds; ++round) {
-    if (runner.elapsed_s() > options.deadline_s) break;
+    if (runner.elapsed_s() > (round < options.min_rounds ? latest_s : options.deadline_s)) break;
     runner.begin_round();
     std::vector<double> times(count, 0.0);
     for (std::size_t step = 0; step < count; ++step) {

@@ -26,7 +26,7 @@ class TrialRunner {
   virtual std::size_t prepare(const FormatSpec& format) = 0;
   /// Puts the weights where they would come from (out of the caches, say).
   virtual void begin_round() = 0;
-  /// Microseconds of one run, scaled to the whole weight: the mean of a batch that is long beside
+  /// Microseconds of one run, scaled to the whole weight: the median of a batch that is long beside
   /// the clock's resolution and the waking of threads. Trials of one format take different `slot`s,
   /// each with a packed weight of its own: on the same one, the second kernel of a round would find
   /// in the caches what the first had brought there.
@@ -47,6 +47,8 @@ struct SamplingOptions {
   int max_rounds = 15;
   double drop_ratio = 1.25;   ///< After min_rounds: a trial this much slower than the best retires.
   double deadline_s = 1e300;  ///< On the runner's clock.
+  double latest_s = 0;        ///< Up to here min_rounds are run even past the deadline: fewer say
+                              ///< nothing. Packing and the first eviction may have taken the time.
 };
 
 /// Times `trials` round-robin (every round starts with another one), retires those that are clearly

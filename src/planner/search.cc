@@ -114,7 +114,9 @@ bool measure(std::vector<Entry>& entries, const PlanRequest& request, TrialRunne
     // What is left of the time is shared equally; a fifth of it is kept for the crossovers.
     const double now = runner.elapsed_s();
     const double left = std::max(0.0, 0.8 * request.time_budget_s - now);
-    const SamplingOptions options{.deadline_s = now + left / static_cast<double>(ns.size() - i)};
+    const double share = left / static_cast<double>(ns.size() - i);
+    const SamplingOptions options{.deadline_s = now + share,
+                                  .latest_s = now + share + request.time_budget_s};
     const std::vector<Timing> timings = sample(runner, trials, options);
     for (std::size_t t = 0; t < list.size(); ++t) {
       list[t]->candidate.measured_us = timings[t].median_us;

@@ -70,6 +70,17 @@ TEST(ChooseFormat, OfEquallyFastOnesTheSmallest) {
   EXPECT_EQ(choose_format(wild, at({{1, 1.0}})), format::kBitmap);
 }
 
+TEST(ChooseFormat, OfEquallyFastDenseOnesTheLowerEstimate) {
+  const FakeKernel tiles("dense_tiles.fake", format::dense_tiles(16, 16), microseconds(1));
+  const auto tiled = [&](double estimate, double measured) {
+    return entry(format::dense_tiles(16, 16), tiles, 1, estimate, measured, 1000);
+  };
+  std::vector<Entry> close{dense(1, 100, 100), tiled(90, 102)};
+  EXPECT_EQ(choose_format(close, at({{1, 1.0}})), format::dense_tiles(16, 16));
+  std::vector<Entry> apart{dense(1, 100, 100), tiled(90, 120)};
+  EXPECT_EQ(choose_format(apart, at({{1, 1.0}})), format::kDense);
+}
+
 TEST(BestOf, OfEquallyFastKernelsTheLowerEstimate) {
   const FakeKernel other("bitmap.other", format::kBitmap, microseconds(1));
   std::vector<Entry> entries{entry(format::kBitmap, kBitmapKernel, 1, 60, 50, 600),

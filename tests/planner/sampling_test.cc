@@ -98,6 +98,17 @@ TEST(Sample, ObeysTheDeadline) {
   EXPECT_GT(timings[0].samples, 0);
 }
 
+TEST(Sample, RunsTheLeastRoundsPastTheDeadline) {
+  ScriptedRunner runner;
+  runner.seconds_per_run = 1;
+  runner.set("slow", 1, 100);
+  runner.times[{"fast", 1}] = noisy;
+  const auto timings =
+      sample(runner, std::span(kTrials).first(2), {.deadline_s = 1, .latest_s = 20});
+  EXPECT_EQ(timings[1].samples, 3);
+  EXPECT_EQ(runner.clock, 8);  // Two runs to warm up, three rounds of two.
+}
+
 TEST(Sample, ADeadlineInThePastMeasuresNothing) {
   ScriptedRunner runner;
   runner.clock = 5;
