@@ -116,6 +116,16 @@ void trim_heap() {
 #endif
 }
 
+/// From now on blocks of 4 MiB and more are mappings of their own, which go back to the system when
+/// they are freed. By default glibc takes the size of what was freed last (up to 32 MiB) as the
+/// threshold: weights of a layer then leave holes between those of the next (30 MB of a layer's
+/// 122).
+void map_large_blocks() {
+#if defined(__GLIBC__)
+  mallopt(M_MMAP_THRESHOLD, 4 << 20);
+#endif
+}
+
 class PruneJob {
  public:
   PruneJob(const std::filesystem::path& from, const std::filesystem::path& to,
@@ -127,6 +137,7 @@ class PruneJob {
         to_(to) {}
 
   PruneReport run() {
+    map_large_blocks();
     reset_peak_bytes();
     const auto start = std::chrono::steady_clock::now();
     plan();
@@ -298,7 +309,22 @@ class PruneJob {
                      static_cast<std::int64_t>(done), static_cast<std::int64_t>(total), what);
   }
 
+  /// A large matrix goes in pieces whose pages are dropped: embeddings may be as large as a layer.
+  void copy(const CheckpointTensor& tensor) {
+    constexpr std::size_t kLarge = std::size_t{16} << 20;
+    const bool floats =
+        tensor.dtype == DType::kF32 || tensor.dtype == DType::kF16 || tensor.dtype == DType::kBF16;
+    if (tensor.storage == Storage::kDense && tensor.shape.size() == 2 && floats &&
+        tensor.bytes >= kLarge) {
+      writer_->add(tensor.name, FrugalSource(checkpoint_, tensor.name), Storage::kDense, pool_);
+    } else {
+      writer_->copy(tensor.name);
+      checkpoint_->drop_pages(tensor.name);
+    }
+  }
+
   void prune_the_rest() {
+    trim_heap();
     const std::vector<CheckpointTensor>& tensors = checkpoint_->tensors();
     for (std::size_t i = 0; i < tensors.size(); ++i) {
       const std::string& name = tensors[i].name;
@@ -308,8 +334,7 @@ class PruneJob {
       if (steps_of_.contains(name)) {
         prune_weight(name, nullptr);
       } else {
-        writer_->copy(name);
-        checkpoint_->drop_pages(name);
+        copy(tensors[i]);
       }
     }
     progress_.update("write", static_cast<std::int64_t>(tensors.size()),

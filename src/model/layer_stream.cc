@@ -1,5 +1,7 @@
 // A model one layer at a time.
 #include <algorithm>
+#include <limits>
+#include <utility>
 
 #include "base/check.h"
 #include "model/layer.h"
@@ -14,10 +16,43 @@ constexpr const char* kEmbedding = "model.embed_tokens.weight";
 
 /// Calibration runs whole sequences: dense tiles, which matrix units multiply fastest, in the
 /// weight's own dtype. The kernel is the default one, without a plan.
-Linear dense_linear(const RowSource& weight, ThreadPool& pool) {
+FormatSpec dense_format(const RowSource& weight) {
   const FormatSpec tiles = format::dense_tiles(16, weight.dtype() == DType::kF32 ? 16 : 32);
-  const FormatSpec spec =
-      can_pack(tiles, weight.rows(), weight.cols(), weight.dtype()) ? tiles : format::kDense;
+  return can_pack(tiles, weight.rows(), weight.cols(), weight.dtype()) ? tiles : format::kDense;
+}
+
+/// By counting, for the tokens of a sample, on a machine of ordinary ceilings.
+double counted_us(const FormatSpec& spec, const PatternStats& pattern, DType dtype, int threads) {
+  constexpr MachineCeilings kOrdinary{.dram_gb_per_s = 20, .cache_gb_per_s = 100, .ghz = 2.5};
+  constexpr std::int64_t kTokens = 256;
+  const SpmmProblem problem{
+      .m = pattern.rows, .k = pattern.cols, .n = kTokens, .weight = dtype, .threads = threads};
+  double best = std::numeric_limits<double>::infinity();
+  for (const SpmmKernel* kernel : spmm_kernels()) {
+    if (kernel->supports(spec, problem))
+      best = std::min(best, roofline(*kernel, spec, pattern, problem, kOrdinary).floor_us());
+  }
+  return best;
+}
+
+/// What a pruned weight is kept in: a bitmap where that runs about as fast as dense tiles and is
+/// clearly smaller, because pruning holds a layer, a weight of it as rows, and this.
+FormatSpec pruned_format(const RowSource& weight, ThreadPool& pool) {
+  constexpr double kAsFast = 1.25;
+  constexpr double kSmaller = 0.75;
+  const FormatSpec dense = dense_format(weight);
+  const DType dtype = weight.dtype();
+  if (!can_pack(format::kBitmap, weight.rows(), weight.cols(), dtype)) return dense;
+  const PatternStats pattern = pattern_stats(weight, pool);
+  const bool smaller =
+      static_cast<double>(estimate_packed_bytes(format::kBitmap, pattern, dtype)) <
+      kSmaller * static_cast<double>(estimate_packed_bytes(format::kDense, pattern, dtype));
+  const bool as_fast = counted_us(format::kBitmap, pattern, dtype, pool.size()) <
+                       kAsFast * counted_us(dense, pattern, dtype, pool.size());
+  return smaller && as_fast ? format::kBitmap : dense;
+}
+
+Linear unplanned_linear(const RowSource& weight, const FormatSpec& spec, ThreadPool& pool) {
   Plan plan;
   plan.format = spec;
   return {pack(weight, spec, pool), std::move(plan)};
@@ -90,9 +125,8 @@ void LayerStream::load(std::int64_t layer) {
   for (std::size_t i = 0; i < shapes.size(); ++i) {
     model::Projection& projection = next.projections[i];
     const auto source =
-        model::stage_weight(*s.checkpoint, projection.name, shapes[i].rows, shapes[i].cols, s.pool);
-    projection.linear = dense_linear(*source, s.pool);
-    s.checkpoint->drop_pages(projection.name);
+        model::stream_weight(s.checkpoint, projection.name, shapes[i].rows, shapes[i].cols);
+    projection.linear = unplanned_linear(*source, dense_format(*source), s.pool);
   }
   s.layer = std::move(next);
   s.index = layer;
@@ -115,7 +149,8 @@ void LayerStream::replace(const std::string& name, const std::shared_ptr<const R
   require(weight != nullptr && weight->rows() == shape.rows && weight->cols() == shape.cols,
           "layer stream: {}: expected {}x{}, got {}x{}", name, shape.rows, shape.cols,
           weight == nullptr ? 0 : weight->rows(), weight == nullptr ? 0 : weight->cols());
-  impl_->layer.projections[place].linear = dense_linear(*weight, impl_->pool);
+  impl_->layer.projections[place].linear =
+      unplanned_linear(*weight, pruned_format(*weight, impl_->pool), impl_->pool);
 }
 
 void LayerStream::forward(MatrixRef hidden, const LinearHook& hook) {

@@ -72,16 +72,63 @@ std::int64_t rows_per_panel(const RowSource& source) {
                                 (std::int64_t{256} << 10) / std::max<std::int64_t>(1, row_bytes));
 }
 
-}  // namespace
-
-std::shared_ptr<const RowSource> stage_weight(const Checkpoint& checkpoint, const std::string& name,
-                                              std::int64_t rows, std::int64_t cols,
-                                              ThreadPool& pool) {
+std::shared_ptr<const RowSource> source_of_shape(const Checkpoint& checkpoint,
+                                                 const std::string& name, std::int64_t rows,
+                                                 std::int64_t cols) {
   std::shared_ptr<const RowSource> source = checkpoint.source(name);
   if (source->rows() != rows || source->cols() != cols) {
     fail(ErrorKind::kCorrupt, "{}: {}: expected shape [{}, {}] from config.json, found [{}, {}]",
          checkpoint.directory().string(), name, rows, cols, source->rows(), source->cols());
   }
+  return source;
+}
+
+/// A mapping counts as resident, and a weight is a quarter of a layer: pages go as they are read.
+class StreamedWeight final : public RowSource {
+ public:
+  StreamedWeight(std::shared_ptr<const Checkpoint> checkpoint, std::string name,
+                 std::shared_ptr<const RowSource> source)
+      : checkpoint_(std::move(checkpoint)), name_(std::move(name)), source_(std::move(source)) {}
+  ~StreamedWeight() override { checkpoint_->drop_pages(name_); }
+  StreamedWeight(const StreamedWeight&) = delete;
+  StreamedWeight& operator=(const StreamedWeight&) = delete;
+  [[nodiscard]] std::int64_t rows() const override { return source_->rows(); }
+  [[nodiscard]] std::int64_t cols() const override { return source_->cols(); }
+  [[nodiscard]] DType dtype() const override { return source_->dtype(); }
+  void read_rows(std::int64_t begin, std::int64_t end, void* out) const override {
+    constexpr std::size_t kStep = std::size_t{4} << 20;
+    source_->read_rows(begin, end, out);
+    const std::size_t row_bytes = static_cast<std::size_t>(cols()) * size_of(dtype());
+    const auto* values = static_cast<const std::byte*>(out);
+    for (std::int64_t r = begin; r < end; ++r, values += row_bytes) {
+      if (any_not_finite(values, dtype(), static_cast<std::size_t>(cols())))
+        fail_not_finite(*checkpoint_, name_, *source_, r);
+    }
+    const std::size_t bytes = static_cast<std::size_t>(end - begin) * row_bytes;
+    const std::size_t before = read_.fetch_add(bytes, std::memory_order_relaxed);
+    if (before / kStep != (before + bytes) / kStep) checkpoint_->drop_pages(name_);
+  }
+
+ private:
+  std::shared_ptr<const Checkpoint> checkpoint_;
+  std::string name_;
+  std::shared_ptr<const RowSource> source_;
+  mutable std::atomic<std::size_t> read_{0};
+};
+
+}  // namespace
+
+std::shared_ptr<const RowSource> stream_weight(std::shared_ptr<const Checkpoint> checkpoint,
+                                               const std::string& name, std::int64_t rows,
+                                               std::int64_t cols) {
+  auto source = source_of_shape(*checkpoint, name, rows, cols);
+  return std::make_shared<StreamedWeight>(std::move(checkpoint), name, std::move(source));
+}
+
+std::shared_ptr<const RowSource> stage_weight(const Checkpoint& checkpoint, const std::string& name,
+                                              std::int64_t rows, std::int64_t cols,
+                                              ThreadPool& pool) {
+  std::shared_ptr<const RowSource> source = source_of_shape(checkpoint, name, rows, cols);
   const std::size_t row_bytes = static_cast<std::size_t>(cols) * size_of(source->dtype());
   const auto* mapped = static_cast<const std::byte*>(source->dense_data());
   Buffer decoded(mapped == nullptr ? static_cast<std::size_t>(rows) * row_bytes : 0);

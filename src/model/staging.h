@@ -18,6 +18,13 @@ std::shared_ptr<const RowSource> stage_weight(const Checkpoint& checkpoint, cons
                                               std::int64_t rows, std::int64_t cols,
                                               ThreadPool& pool);
 
+/// The same for one reader that wants as little memory as can be: nothing is staged, rows are
+/// checked as they are read, and the pages behind them are dropped every few megabytes. Reading
+/// throws what `stage_weight` would.
+std::shared_ptr<const RowSource> stream_weight(std::shared_ptr<const Checkpoint> checkpoint,
+                                               const std::string& name, std::int64_t rows,
+                                               std::int64_t cols);
+
 /// A 1-D tensor of `count` finite values as f32.
 std::vector<float> stage_vector(const Checkpoint& checkpoint, const std::string& name,
                                 std::int64_t count);

@@ -1,6 +1,7 @@
 // The forward pass and its cache at the edges; the layer stream beside the model.
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <map>
 #include <string>
 #include <vector>
@@ -145,6 +146,43 @@ TEST(LayerStream, AReplacedWeightChangesWhatFollows) {
             "layer stream: model.layers.0.mlp.down_proj.weight: expected 192x512, got "
             "192x192");
   EXPECT_THROW(stream.replace("model.layers.1.mlp.down_proj.weight", zero(512)), Error);
+}
+
+TEST(LayerStream, APrunedWeightIsMultipliedExactlyHoweverItIsKept) {
+  // Three quarters are zero: kept as a bitmap where that is fast.
+  const auto config = ModelConfig::load(tiny_lm());
+  LayerStream stream(Checkpoint::open(tiny_lm()), config);
+  std::vector<float> values(192 * 512);
+  for (std::size_t i = 0; i < values.size(); ++i)
+    values[i] = i % 4 == i / 512 % 4 ? static_cast<float>(i % 13) / 16.0F - 0.375F : 0.0F;
+  const auto pruned =
+      std::make_shared<DenseSource>(matrix_ref(static_cast<const float*>(values.data()), 192, 512));
+  const std::vector<float> zeros(192 * 512, 0.0F);
+  const std::string name = "model.layers.0.mlp.down_proj.weight";
+  stream.load(0);
+  stream.replace(name, std::make_shared<DenseSource>(matrix_ref(zeros.data(), 192, 512)));
+  Buffer without = stream.embed(kIds);
+  std::vector<float> x;  // What goes into the weight.
+  stream.forward(matrix_ref(without.as<float>(), 9, 192),
+                 [&](std::string_view seen, ConstMatrixRef input) {
+                   if (seen != name) return;
+                   for (std::int64_t t = 0; t < input.rows; ++t)
+                     x.insert(x.end(), input.row<float>(t), input.row<float>(t) + input.cols);
+                 });
+  stream.replace(name, pruned);
+  Buffer with = stream.embed(kIds);
+  stream.forward(matrix_ref(with.as<float>(), 9, 192), {});
+
+  std::vector<double> expected(9 * 192);
+  SpmmArgs args;
+  args.b = matrix_ref(static_cast<const float*>(x.data()), 9, 512);
+  args.c = {expected.data(), DType::kF64, 9, 192, 192};
+  spmm_reference(*pruned, args);
+  const std::vector<float> low = floats_of(without);
+  const std::vector<float> high = floats_of(with);
+  // Activations keep 16 bits where they are split for matrix units.
+  for (std::size_t i = 0; i < expected.size(); ++i)
+    ASSERT_NEAR(high[i] - low[i], expected[i], 1e-3 * (1 + std::abs(expected[i]))) << i;
 }
 
 }  // namespace
