@@ -1,13 +1,19 @@
 // rarefy bench: tokens a second of a whole model, in llama-bench's conventions; `bench ops` times
 // single operators.
+#include <fcntl.h>
 #include <fmt/format.h>
-#include <sys/resource.h>
+#if defined(__GLIBC__)
+#include <malloc.h>
+#endif
+#include <unistd.h>
 
 #include <array>
 #include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <ctime>
+#include <fstream>
+#include <optional>
 #include <random>
 
 #include "base/check.h"
@@ -78,10 +84,26 @@ double run_once(Model& model, const Test& test, std::int64_t batch) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
-std::size_t peak_resident_bytes() {
-  rusage usage{};
-  getrusage(RUSAGE_SELF, &usage);
-  return static_cast<std::size_t>(usage.ru_maxrss) * 1024;
+/// What a model takes is the peak from here on: freed memory goes back to the system, and the
+/// system's count of the peak begins anew. False where it cannot be reset (only Linux can).
+bool reset_peak_resident() {
+#if defined(__GLIBC__)
+  malloc_trim(0);
+#endif
+  const int file = ::open("/proc/self/clear_refs", O_WRONLY | O_CLOEXEC);
+  if (file < 0) return false;
+  const bool reset = ::write(file, "5", 1) == 1;
+  ::close(file);
+  return reset;
+}
+
+/// Peak since the reset, or nothing where that is not known.
+std::optional<std::size_t> peak_resident_bytes() {
+  std::ifstream status("/proc/self/status");
+  for (std::string line; std::getline(status, line);) {
+    if (line.starts_with("VmHWM:")) return std::stoull(line.substr(6)) * 1024;
+  }
+  return std::nullopt;
 }
 
 std::string utc_now() {
@@ -92,7 +114,7 @@ std::string utc_now() {
 }
 
 OrderedJson as_json(const Test& test, const Model& model, const Flags& flags,
-                    const std::string& name, double load_s) {
+                    const std::string& name, double load_s, std::optional<std::size_t> peak_bytes) {
   std::vector<double> ns;
   std::vector<double> rates;
   for (double s : test.seconds) {
@@ -133,7 +155,7 @@ OrderedJson as_json(const Test& test, const Model& model, const Flags& flags,
           {"activations", precision},
           {"kernels", kernels.empty() ? "any" : fmt::format("{}", fmt::join(kernels, " "))},
           {"dense_size", model.dense_weight_bytes()},
-          {"peak_rss", peak_resident_bytes()},
+          {"peak_rss", peak_bytes ? OrderedJson(*peak_bytes) : OrderedJson(nullptr)},
           {"load_s", load_s}};
 }
 
@@ -185,6 +207,7 @@ void bench_model(const Flags& flags, const Session& session, const std::string& 
   // The first load measures plans; load_s is that of a second one, with the plans at hand, as users
   // meet it every day.
   session.load_model(flags.model.directory, load).reset();
+  const bool counts_peak = reset_peak_resident();
   const auto start = std::chrono::steady_clock::now();
   const auto model = session.load_model(flags.model.directory, load);
   const double load_s =
@@ -198,7 +221,8 @@ void bench_model(const Flags& flags, const Session& session, const std::string& 
       test.seconds.push_back(run_once(*model, test, flags.batch));
     }
     session.progress().update("bench", 1, 1, "");
-    rows.push_back(as_json(test, *model, flags, name, load_s));
+    rows.push_back(as_json(test, *model, flags, name, load_s,
+                           counts_peak ? peak_resident_bytes() : std::nullopt));
   }
 }
 
