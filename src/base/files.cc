@@ -141,4 +141,19 @@ void AtomicFile::publish() {
   }
 }
 
+void flush_folder(const std::filesystem::path& folder) {
+  const int fd = open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (fd < 0) {
+    fail(ErrorKind::kIo, "{}: could not open the folder: {}", folder.string(),
+         describe_errno(errno));
+  }
+  const int error = fsync(fd) == 0 ? 0 : errno;
+  close(fd);
+  // Some network filesystems have nothing to flush for a folder.
+  if (error != 0 && error != EINVAL) {
+    fail(ErrorKind::kIo, "{}: could not flush the folder to disk: {}", folder.string(),
+         describe_errno(error));
+  }
+}
+
 }  // namespace rarefy

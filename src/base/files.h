@@ -56,4 +56,7 @@ class AtomicFile {
   bool flushed_ = false;
 };
 
+/// Renames in a folder to disk: until then a crash of the machine may undo them. Throws kIo.
+void flush_folder(const std::filesystem::path& folder);
+
 }  // namespace rarefy

@@ -365,6 +365,8 @@ void CheckpointWriter::finish() {
     impl.shards[i]->commit_as(impl.directory / shard_names[i]);
   }
   for (const auto& file : files) file->commit();
+  // Nothing of the old model goes before all of the new one is sure to stay.
+  flush_folder(impl.directory);
   impl.finished = true;
   const std::set<std::string> current(shard_names.begin(), shard_names.end());
   for (const std::string& name : weight_files(impl.directory)) {

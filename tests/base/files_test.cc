@@ -100,5 +100,10 @@ TEST_F(FilesTest, DroppedPagesReadTheSameAgain) {
   EXPECT_EQ(static_cast<char>(file.data()[20000]), 'z');
 }
 
+TEST_F(FilesTest, FoldersAreFlushed) {
+  EXPECT_NO_THROW(flush_folder(directory_));
+  EXPECT_THROW(flush_folder(directory_ / "none"), Error);
+}
+
 }  // namespace
 }  // namespace rarefy
