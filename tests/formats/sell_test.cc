@@ -4,9 +4,9 @@
 #include <gtest/gtest.h>
 
 #include <cstring>
-#include <string>
 #include <vector>
 
+#include "io/expect_error.h"
 #include "rarefy/matrix.h"
 
 namespace rarefy {
@@ -82,13 +82,7 @@ void expect_corrupt(const char* what, const Damage& damage) {
   damage(stream.data(), offsets.as<std::uint64_t>(), order.as<std::uint32_t>(), nnz);
   const SellMatrix bad(format::kSell8, 20, 30, DType::kF32, nnz, std::move(stream),
                        std::move(offsets), std::move(order));
-  try {
-    bad.validate();
-    ADD_FAILURE() << "not found: " << what;
-  } catch (const Error& error) {
-    EXPECT_EQ(error.kind(), ErrorKind::kCorrupt);
-    EXPECT_NE(std::string(error.what()).find(what), std::string::npos) << error.what();
-  }
+  testing::expect_error([&] { bad.validate(); }, ErrorKind::kCorrupt, {what});
 }
 
 TEST(Sell, ValidateFindsDamage) {
