@@ -1,14 +1,16 @@
 #!/bin/sh
-# clang-format over every C++ and CUDA file, then clang-tidy over every source of BUILD_DIR. `lint.sh --fix` formats in place.
+# clang-format over every C++ and CUDA file, then clang-tidy over every source. `lint.sh --fix` formats in place.
 set -eu
 cd "$(dirname "$0")/.."
 tools/install_deps.sh lint
-files=$(git ls-files '*.h' '*.cc' '*.cu' '*.c')
+files=$(git ls-files '*.h' '*.cc' '*.cu' '*.cuh' '*.c')
 if [ "${1:-}" = --fix ]; then
   clang-format -i $files
   exit 0
 fi
-build=${1:?usage: lint.sh BUILD_DIR | --fix}
+# A configured folder of its own: clang cannot read the headers that GCC has precompiled.
+build=build/lint
+cmake --preset release -B "$build" -DRAREFY_PRECOMPILE=OFF >/dev/null
 clang-format --dry-run --Werror $files
 sources=$(git ls-files 'src/*.cc')
 # One process a core; only what is wrong is printed.
