@@ -11,17 +11,19 @@
 PREFIX ?= /usr/local
 BUILD  := build/release
 JOBS   ?= $(shell nproc)
+# Ninja's progress is for terminals; warnings and errors come through in any case.
+QUIET  := $(shell test -t 2 || echo -- --quiet)
 
 .PHONY: build demo test bench gpu format lint install deps clean
 
 build: deps $(BUILD)/build.ninja
-	cmake --build $(BUILD) --target rarefy_cli -j $(JOBS)
+	cmake --build $(BUILD) --target rarefy_cli -j $(JOBS) $(QUIET)
 
 demo: build
 	tools/demo.sh $(BUILD)/rarefy
 
 test: deps $(BUILD)/build.ninja
-	cmake --build $(BUILD) -j $(JOBS)
+	cmake --build $(BUILD) -j $(JOBS) $(QUIET)
 	tools/run_tests.sh $(BUILD)
 
 bench: build
@@ -33,18 +35,18 @@ gpu: deps
 format:
 	tools/lint.sh --fix
 
-lint: deps $(BUILD)/build.ninja
-	tools/lint.sh $(BUILD)
+lint: deps
+	tools/lint.sh
 
 install: deps $(BUILD)/build.ninja
-	cmake --build $(BUILD) -j $(JOBS)
+	cmake --build $(BUILD) -j $(JOBS) $(QUIET)
 	cmake --install $(BUILD) --prefix $(PREFIX)
 
 deps:
 	@tools/install_deps.sh
 
 $(BUILD)/build.ninja: CMakeLists.txt CMakePresets.json | deps
-	cmake --preset release
+	@cmake --preset release >/dev/null
 
 clean:
 	rm -rf build

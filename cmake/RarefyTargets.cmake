@@ -2,7 +2,8 @@
 
 set(RAREFY_WARNINGS -Wall -Wextra -Wshadow -Wpedantic -Wno-missing-field-initializers)
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
-  list(APPEND RAREFY_WARNINGS -Wno-restrict)  # GCC 12 sees overlaps in `"literal" + std::string` (bug 105651)
+  # GCC 12 sees overlaps and endless copies in `"literal" + std::string` and `string = "literal"` (bug 105651).
+  list(APPEND RAREFY_WARNINGS -Wno-restrict -Wno-stringop-overflow)
 endif()
 if(RAREFY_WERROR)
   list(APPEND RAREFY_WARNINGS -Werror)
@@ -20,6 +21,33 @@ if(RAREFY_SANITIZE)
   endif()
 endif()
 
+# Precompiled headers save a third of the processor's time (bench.cc 10.1 -> 5.5 s, config.cc 2.1 -> 1.6 s), but compiler caches cannot
+# see through them, and a forgotten #include goes unnoticed.
+set(RAREFY_PRECOMPILED <algorithm> <array> <atomic> <chrono> <cmath> <cstdint> <cstdio> <cstring> <filesystem> <functional> <map>
+    <memory> <optional> <random> <set> <span> <string> <string_view> <utility> <vector> <fmt/format.h> <nlohmann/json.hpp>)
+
+# rarefy_precompiled(<name> <option>... [HEADERS <header>...] [LINK <target>...]): headers that are compiled once.
+function(rarefy_precompiled name)
+  cmake_parse_arguments(ARG "" "" "HEADERS;LINK" ${ARGN})
+  if(NOT RAREFY_PRECOMPILE OR CMAKE_CXX_COMPILER_LAUNCHER)
+    return()
+  endif()
+  file(GENERATE OUTPUT ${CMAKE_CURRENT_BINARY_DIR}/${name}.cc CONTENT "")
+  add_library(${name} OBJECT EXCLUDE_FROM_ALL ${CMAKE_CURRENT_BINARY_DIR}/${name}.cc)
+  target_link_libraries(${name} PRIVATE rarefy_flags fmt::fmt nlohmann_json::nlohmann_json ${ARG_LINK})
+  target_compile_options(${name} PRIVATE ${RAREFY_WARNINGS} ${ARG_UNPARSED_ARGUMENTS})
+  target_precompile_headers(${name} PRIVATE ${RAREFY_PRECOMPILED} ${ARG_HEADERS})
+endfunction()
+
+# rarefy_precompile(<target> <name>): <target> starts every C++ file from the headers of <name>.
+function(rarefy_precompile target name)
+  if(NOT RAREFY_PRECOMPILE OR CMAKE_CXX_COMPILER_LAUNCHER)
+    return()
+  endif()
+  target_precompile_headers(${target} REUSE_FROM ${name})
+  target_compile_definitions(${target} PRIVATE $<TARGET_PROPERTY:fmt::fmt,INTERFACE_COMPILE_DEFINITIONS>)
+endfunction()
+
 # rarefy_area(<area> SOURCES <file>... [LINK <target>...] [PRIVATE_LINK <target>...])
 # A static library rarefy_<area>. LINK names the areas below it, PRIVATE_LINK the third-party libraries that stay inside.
 function(rarefy_area area)
@@ -27,6 +55,7 @@ function(rarefy_area area)
   add_library(rarefy_${area} STATIC ${ARG_SOURCES})
   target_link_libraries(rarefy_${area} PUBLIC rarefy_flags ${ARG_LINK} PRIVATE ${ARG_PRIVATE_LINK})
   target_compile_options(rarefy_${area} PRIVATE ${RAREFY_WARNINGS})
+  rarefy_precompile(rarefy_${area} rarefy_pch)
   set_property(GLOBAL APPEND PROPERTY RAREFY_AREAS rarefy_${area})
   set_property(GLOBAL APPEND PROPERTY RAREFY_THIRD_PARTY ${ARG_PRIVATE_LINK})
 endfunction()
@@ -43,15 +72,20 @@ endif()
 set(RAREFY_ISA_FLAGS_amx ${RAREFY_ISA_FLAGS_avx512} -mamx-tile -mamx-bf16)
 function(rarefy_isa_sources isa)
   set_property(SOURCE ${ARGN} APPEND PROPERTY COMPILE_OPTIONS ${RAREFY_ISA_FLAGS_${isa}})
+  set_property(SOURCE ${ARGN} PROPERTY SKIP_PRECOMPILE_HEADERS ON)
 endfunction()
 
 # rarefy_test(<name> SOURCES <file>... LINK <target>...): one GoogleTest program, build/<preset>/test-bin/<name>.
 function(rarefy_test name)
   cmake_parse_arguments(ARG "" "" "SOURCES;LINK" ${ARGN})
   add_executable(test_${name} ${ARG_SOURCES})
+  set(c_sources ${ARG_SOURCES})
+  list(FILTER c_sources INCLUDE REGEX "\\.c$")
+  set_property(SOURCE ${c_sources} PROPERTY SKIP_PRECOMPILE_HEADERS ON)
   target_link_libraries(test_${name} PRIVATE ${ARG_LINK} GTest::gtest GTest::gtest_main)
   target_include_directories(test_${name} PRIVATE ${PROJECT_SOURCE_DIR}/tests)
   target_compile_options(test_${name} PRIVATE ${RAREFY_WARNINGS})
+  rarefy_precompile(test_${name} rarefy_test_pch)
   target_compile_definitions(test_${name} PRIVATE RAREFY_SOURCE_DIR="${PROJECT_SOURCE_DIR}")
   set_target_properties(test_${name} PROPERTIES OUTPUT_NAME ${name} RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/test-bin)
 endfunction()
