@@ -24,25 +24,35 @@ struct FreeCode {
 };
 using Regex = std::unique_ptr<pcre2_code, FreeCode>;
 
+std::string message_of(int error) {
+  std::array<PCRE2_UCHAR, 160> text{};
+  pcre2_get_error_message(error, text.data(), text.size());
+  return reinterpret_cast<const char*>(text.data());
+}
+
 Regex compile(std::string_view pattern) {
   int error = 0;
   PCRE2_SIZE at = 0;
   Regex code(pcre2_compile(reinterpret_cast<PCRE2_SPTR>(pattern.data()), pattern.size(),
                            PCRE2_ANCHORED | PCRE2_UTF, &error, &at, nullptr));
   if (!code) {
-    std::array<PCRE2_UCHAR, 160> text{};
-    pcre2_get_error_message(error, text.data(), text.size());
     fail(ErrorKind::kInvalidArgument, "target 're:{}': {} at character {}", pattern,
-         reinterpret_cast<const char*>(text.data()), at);
+         message_of(error), at);
   }
   return code;
 }
 
-bool matches_at_start(const pcre2_code* code, std::string_view subject) {
+/// `target` names the expression in errors: one that backtracks beyond PCRE2's limits decides
+/// nothing, and must not pass for "no match".
+bool matches_at_start(const pcre2_code* code, std::string_view target, std::string_view subject) {
   pcre2_match_data* data = pcre2_match_data_create_from_pattern(code, nullptr);
   const int found = pcre2_match(code, reinterpret_cast<PCRE2_SPTR>(subject.data()), subject.size(),
                                 0, 0, data, nullptr);
   pcre2_match_data_free(data);
+  if (found < 0 && found != PCRE2_ERROR_NOMATCH) {
+    fail(ErrorKind::kUnsupported, "target '{}': could not be matched with '{}': {}", target,
+         subject, message_of(found));
+  }
   return found >= 0;
 }
 
@@ -66,9 +76,9 @@ struct TargetMatcher::Entry {
   [[nodiscard]] bool matches(const std::string& tensor_name) const {
     const std::string_view module = module_of(tensor_name);
     if (regex) {
-      return matches_at_start(regex.get(), tensor_name) ||
+      return matches_at_start(regex.get(), text, tensor_name) ||
              any_ancestor(module, [&](std::string_view name) {
-               return matches_at_start(regex.get(), name);
+               return matches_at_start(regex.get(), text, name);
              });
     }
     if (text == "Linear" || text == "ALL" || text == "__ALL__") return true;

@@ -61,6 +61,16 @@ TEST(Targets, RejectsABrokenExpression) {
   }
 }
 
+TEST(Targets, AnExpressionThatGivesUpIsNoMismatch) {
+  try {
+    matches("re:(*LIMIT_MATCH=1).*_proj", kQuery);
+    FAIL() << "expected an error";
+  } catch (const Error& e) {
+    EXPECT_EQ(e.kind(), ErrorKind::kUnsupported);
+    EXPECT_NE(std::string(e.what()).find("re:(*LIMIT_MATCH=1).*_proj"), std::string::npos);
+  }
+}
+
 TEST(Targets, LinearWeightsAreMatricesThatAreNoEmbeddings) {
   const auto tensor = [](const std::string& name, Shape shape, DType dtype = DType::kBF16) {
     return CheckpointTensor{name, dtype, std::move(shape)};
