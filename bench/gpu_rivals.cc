@@ -50,6 +50,7 @@ constexpr int kSpmmAlgorithms[] = {4, 6, 12};  // CUSPARSE_SPMM_CSR_ALG1, ALG2, 
                    Descriptor, int, int, CUdeviceptr))
 // clang-format on
 
+// NOLINTBEGIN(bugprone-macro-parentheses): the arguments are declarators.
 struct Cusparse {
   cuda::Library library;
   std::string error;
@@ -74,6 +75,8 @@ const Cusparse& cusparse() {
   }();
   return loaded;
 }
+
+// NOLINTEND(bugprone-macro-parentheses)
 
 int type_of(DType dtype) {
   return dtype == DType::kF32 ? kReal32 : dtype == DType::kF16 ? kReal16 : kRealB16;

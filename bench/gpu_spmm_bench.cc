@@ -107,8 +107,9 @@ DenseBest time_dense(const cuda::Stream& stream, const HostWeight& weight, std::
   const std::int64_t m = weight.source.rows();
   const std::int64_t k = weight.source.cols();
   const DType dtype = weight.source.dtype();
-  std::vector<cuda::DeviceBuffer> copies;
   const int count = cuda::rotating_copies(weight.dense.size());
+  std::vector<cuda::DeviceBuffer> copies;
+  copies.reserve(static_cast<std::size_t>(count));
   for (int i = 0; i < count; ++i) copies.push_back(cuda::upload<std::byte>(stream, weight.dense));
   const std::vector<std::byte> ones(static_cast<std::size_t>(k * n) * size_of(dtype),
                                     std::byte{60});
@@ -192,7 +193,6 @@ struct Options {
   std::string dtype = "f16", only, layout = "tokens";
   int measure = 16, top = 1;
   double cusparse_from = 0.9;  ///< Sparsity from which cuSPARSE is a rival worth its time.
-  double bytes_a_us = 3e6;     ///< Of a copy on this device: set when the run begins.
 };
 
 void run_case(const Options& options, const HostWeight& weight, double sparsity, std::int64_t n,
@@ -222,7 +222,8 @@ void run_case(const Options& options, const HostWeight& weight, double sparsity,
   for (int i = 0; i < options.top && i < static_cast<int>(choice.tried.size()); ++i) {
     const gpu::Tried& t = choice.tried[static_cast<std::size_t>(i)];
     if (t.measured_us == 0) break;
-    const double floor_us = static_cast<double>(t.bytes) / options.bytes_a_us;
+    const double bytes_a_us = stream.device().facts().memory_gb_per_s * 1e3;
+    const double floor_us = static_cast<double>(t.bytes) / bytes_a_us;
     const double over_cusparse = cusparse.us > 0 ? cusparse.us / t.measured_us : 0;
     fmt::print(
         "{},{},{},{:.2f},{},{},{},{:.2f},{:.3f},{:.2f},{:.2f},{:.2f},{:.2f},{},{:.3f},{:.2f},"
@@ -235,25 +236,12 @@ void run_case(const Options& options, const HostWeight& weight, double sparsity,
   std::fflush(stdout);
 }
 
-/// Bytes a microsecond that a copy on the device moves, counting reads and writes.
-double copy_rate(const cuda::Stream& stream) {
-  const std::size_t bytes = std::size_t{512} << 20;
-  const cuda::DeviceBuffer from(stream, bytes);
-  const cuda::DeviceBuffer to(stream, bytes);
-  cuda::fill_bytes(stream, from.address(), 1, bytes);
-  const cuda::Timing t = cuda::time_calls(
-      stream, [&](int) { cuda::copy_on_device(stream, to.address(), from.address(), bytes); },
-      {.calls = 4, .replays = 10});
-  return 2.0 * static_cast<double>(bytes) / t.median_us;
-}
-
-int run(Options options) {
+int run(const Options& options) {
   const cuda::Stream stream;
   const cuda::DeviceFacts& facts = stream.device().facts();
-  options.bytes_a_us = copy_rate(stream);
-  fmt::print("# {}, {} multiprocessors, NVRTC {}, driver {}, copy {:.2f} TB/s\n", facts.name,
-             facts.multiprocessors, cuda::compiler_state().version, cuda::driver_state().version,
-             options.bytes_a_us / 1e6);
+  fmt::print("# {}, {} multiprocessors, {:.0f} GB/s, NVRTC {}, driver {}\n", facts.name,
+             facts.multiprocessors, facts.memory_gb_per_s, cuda::compiler_state().version,
+             cuda::driver_state().version);
   fmt::print(
       "m,k,n,sparsity,dtype,layout,kernel,us,noise,estimate_us,floor_us,mb,dense_us,dense,"
       "over_dense,cusparse_us,cusparse,over_cusparse,error,verdict,search_s\n");

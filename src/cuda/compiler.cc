@@ -27,11 +27,13 @@ namespace {
   X(nvrtcGetProgramLogSize, (abi::nvrtcProgram, std::size_t*))                                   \
   X(nvrtcGetProgramLog, (abi::nvrtcProgram, char*))
 
+// NOLINTBEGIN(bugprone-macro-parentheses): the arguments are declarators.
 struct Nvrtc {
 #define RAREFY_NVRTC_MEMBER(name, parameters) abi::nvrtcResult(*name) parameters = nullptr;
   RAREFY_NVRTC_FUNCTIONS(RAREFY_NVRTC_MEMBER)
 #undef RAREFY_NVRTC_MEMBER
 };
+// NOLINTEND(bugprone-macro-parentheses)
 
 struct Compiler {
   CompilerState state;
@@ -65,6 +67,7 @@ Compiler load_compiler() {
     return compiler;
   }
   open_builtins(state.library.file);
+  // NOLINTBEGIN(bugprone-macro-parentheses)
 #define RAREFY_LOAD(name, parameters)                                                \
   compiler.functions.name =                                                          \
       reinterpret_cast<abi::nvrtcResult(*) parameters>(state.library.symbol(#name)); \
@@ -72,6 +75,7 @@ Compiler load_compiler() {
     state.error = state.library.file + ": too old: no " #name;
   RAREFY_NVRTC_FUNCTIONS(RAREFY_LOAD)
 #undef RAREFY_LOAD
+  // NOLINTEND(bugprone-macro-parentheses)
   if (!state.error.empty()) return compiler;
   int major = 0;
   int minor = 0;
@@ -107,6 +111,7 @@ class Program {
 
   bool compile(const std::vector<std::string>& options) {
     std::vector<const char*> pointers;
+    pointers.reserve(options.size());
     for (const std::string& option : options) pointers.push_back(option.c_str());
     return nvrtc_->nvrtcCompileProgram(handle_, static_cast<int>(pointers.size()),
                                        pointers.data()) == 0;

@@ -145,6 +145,7 @@ std::vector<KernelFacts> read_kernel_facts(std::span<const std::byte> image) {
     }
   }
   std::vector<KernelFacts> result;
+  result.reserve(kernels.size());
   for (auto& [symbol, facts] : kernels) result.push_back(std::move(facts));
   std::sort(result.begin(), result.end(),
             [](const KernelFacts& a, const KernelFacts& b) { return a.name < b.name; });

@@ -57,6 +57,7 @@ constexpr std::size_t kWorkspace = std::size_t{32} << 20;  // What NVIDIA advise
   X(cublasGemmEx, (Handle, int, int, int, int, int, const void*, abi::CUdeviceptr, int, int, \
                    abi::CUdeviceptr, int, int, const void*, abi::CUdeviceptr, int, int, int, int))
 
+// NOLINTBEGIN(bugprone-macro-parentheses): the arguments are declarators.
 #define RAREFY_MEMBER(name, parameters) Status(*name) parameters = nullptr;
 struct CublasLt {
   BlasState state;
@@ -103,6 +104,7 @@ const Cublas& cublas() {
   return library;
 }
 #undef RAREFY_LOAD
+// NOLINTEND(bugprone-macro-parentheses)
 
 void check_status(Status status, const char* what) {
   if (status != 0) fail(ErrorKind::kInternal, "GPU: {}: status {}", what, status);

@@ -103,6 +103,11 @@ const Device& Device::get(int index) {
   return *devices.back();
 }
 
+bool Device::overlaps_kernels() const {
+  constexpr int kRecordsThemInGraphs = 12030;
+  return facts_.major >= 9 && driver_state().version >= kRecordsThemInGraphs;
+}
+
 void Device::bind() const {
   check(driver().cuCtxSetCurrent(context_), "binding GPU {}", facts_.index);
 }

@@ -48,6 +48,9 @@ class Device {
 
   [[nodiscard]] const DeviceFacts& facts() const { return facts_; }
 
+  /// Whether launches may overlap the kernel ahead (Launch::overlaps_previous), in graphs too.
+  [[nodiscard]] bool overlaps_kernels() const;
+
   /// Makes this device's context current in the calling thread: what most driver calls need.
   void bind() const;
 

@@ -16,12 +16,14 @@ DriverState load_driver() {
     return state;
   }
   const char* missing = nullptr;
+  // NOLINTBEGIN(bugprone-macro-parentheses): the arguments are declarators.
 #define RAREFY_LOAD(name, parameters)                                             \
   state.functions.name =                                                          \
       reinterpret_cast<abi::CUresult(*) parameters>(state.library.symbol(#name)); \
   if (state.functions.name == nullptr && missing == nullptr) missing = #name;
   RAREFY_DRIVER_FUNCTIONS(RAREFY_LOAD)
 #undef RAREFY_LOAD
+  // NOLINTEND(bugprone-macro-parentheses)
   if (state.functions.cuDriverGetVersion != nullptr)
     state.functions.cuDriverGetVersion(&state.version);
   if (missing != nullptr || state.version < kOldestDriver) {

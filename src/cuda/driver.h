@@ -64,11 +64,13 @@ namespace rarefy::cuda {
   X(cuOccupancyMaxActiveBlocksPerMultiprocessor, (int*, abi::CUfunction, int, std::size_t)) \
   X(cuLaunchKernelEx, (const abi::LaunchConfig*, abi::CUfunction, void**, void**))
 
+// NOLINTBEGIN(bugprone-macro-parentheses): the arguments are declarators.
 struct Driver {
 #define RAREFY_DRIVER_MEMBER(name, parameters) abi::CUresult(*name) parameters = nullptr;
   RAREFY_DRIVER_FUNCTIONS(RAREFY_DRIVER_MEMBER)
 #undef RAREFY_DRIVER_MEMBER
 };
+// NOLINTEND(bugprone-macro-parentheses)
 
 /// What became of looking for the driver.
 struct DriverState {

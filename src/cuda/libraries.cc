@@ -127,8 +127,10 @@ Library open_library(const LibraryName& name, const std::vector<LibraryPlace>& p
     }
   }
   std::vector<std::string> files;
+  files.reserve(name.majors.size());
   for (int major : name.majors) files.push_back(file_name(name, major));
   std::vector<std::string> looked;
+  looked.reserve(places.size());
   for (const LibraryPlace& place : places)
     looked.push_back(place.folder.empty() ? place.why : place.folder.string());
   library.error = fmt::format("no {} in {}", fmt::join(files, " or "), fmt::join(looked, ", "));

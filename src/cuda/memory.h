@@ -28,7 +28,8 @@ class DeviceBuffer {
   /// As a kernel's argument: `const __half*` on the device.
   template <class T = void>
   [[nodiscard]] T* as() const {
-    return reinterpret_cast<T*>(address_);
+    return reinterpret_cast<T*>(
+        address_);  // NOLINT(performance-no-int-to-ptr): never followed here.
   }
 
  private:

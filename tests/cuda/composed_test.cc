@@ -190,6 +190,40 @@ TEST_F(ComposedOnDevice, NotFiniteActivationsReachTheRowsThatHoldThem) {
   }
 }
 
+/// Launches overlap the kernel ahead of them: each must still see all that it wrote.
+TEST_F(ComposedOnDevice, ChainedRunsSeeEachOthersResults) {
+  const TestWeight weight({2048, 2048, Pattern::kRowSkew, 0.02}, DType::kF16);
+  const Problem problem{
+      .m = 2048, .k = 2048, .n = 1, .activations = DType::kF32, .output = DType::kF32};
+  const cuda::Stream stream;
+  const std::vector<Candidate> candidates =
+      composed_family().candidates(problem, weight.pattern, stream.device().facts());
+  std::vector<float> start(2048);
+  for (std::size_t i = 0; i < start.size(); ++i)
+    start[i] = static_cast<float>(i % 13) * 0.1F - 0.6F;
+  for (std::size_t i = 0; i < candidates.size(); i += 9) {
+    const std::unique_ptr<Operator> op = candidates[i].build(weight.weight(), stream);
+    const auto chain = [&](bool wait) {
+      const cuda::DeviceBuffer x[2] = {cuda::upload<float>(stream, start),
+                                       cuda::upload<float>(stream, start)};
+      constexpr int kLinks = 20;
+      for (int link = 0; link < kLinks; ++link) {
+        op->enqueue(stream, {.b = x[link % 2].address(),
+                             .b_stride = 2048,
+                             .c = x[1 - link % 2].address(),
+                             .c_stride = 2048,
+                             .n = 1});
+        if (wait) stream.synchronize();
+      }
+      return cuda::download<float>(stream, x[0]);
+    };
+    const std::vector<float> apart = chain(true);
+    const std::vector<float> together = chain(false);
+    ASSERT_EQ(std::memcmp(apart.data(), together.data(), apart.size() * sizeof(float)), 0)
+        << candidates[i].name;
+  }
+}
+
 TEST_F(ComposedOnDevice, SearchFindsAKernelAndRemembersIt) {
   const std::string folder = ::testing::TempDir() + "composed_search";
   setenv("RAREFY_CACHE", folder.c_str(), 1);

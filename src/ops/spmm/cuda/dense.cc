@@ -154,6 +154,7 @@ class DenseFamily final : public Family {
         1.5 + std::max(bytes / (device.memory_gb_per_s * kMemoryEfficiency * 1e3),
                        flops / (flops_a_clock * device.multiprocessors * device.clock_ghz * 1e3));
     std::vector<Candidate> found;
+    found.reserve(kMostAlgorithms);
     for (int i = 0; i < kMostAlgorithms; ++i) {
       found.push_back({.name = fmt::format("dense.cublaslt.{}", i),
                        .estimate_us = us * (1 + 0.01 * i),

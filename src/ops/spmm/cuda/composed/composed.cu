@@ -9,6 +9,7 @@
 // Constants: VALUE, INDEX, DELTA (columns.cuh), B_TYPE, STAGED_TYPE, C_TYPE; N_TILE, N_LANES,
 // GROUP, VEC, UNROLL, THREADS, BLOCKS (a multiprocessor), STAGED, SWIZZLED, TOKEN_MAJOR, and those
 // of epilogue.cuh.
+#include "cuda/dependent.cuh"
 #include "cuda/number.cuh"
 #include "cuda/vector_load.cuh"
 
@@ -97,12 +98,14 @@ __device__ __forceinline__ Run load_run(const u32* begin, int item, int items, i
   return {begin[item] + member, begin[item + 1]};
 }
 
+/// B is not __restrict__: the kernel ahead may still be writing it when this one starts, which the
+/// non-coherent loads that the compiler would choose must not see.
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
     spmm_composed(const u32* __restrict__ begin, const u32* __restrict__ target,
                   const Columns* __restrict__ columns, const Pack<Value, VEC>* __restrict__ values,
-                  const B* __restrict__ b, i64 b_stride, C* c, i64 c_stride,
-                  const float* __restrict__ bias, const C* residual, i64 residual_stride,
-                  float* partials, int items, int k, int n) {
+                  const B* b, i64 b_stride, C* c, i64 c_stride, const float* __restrict__ bias,
+                  const C* residual, i64 residual_stride, float* partials, int items, int k,
+                  int n) {
   extern __shared__ __align__(16) char shared[];
   float* const sums_of_warps = reinterpret_cast<float*>(shared);
   StagedB* const staged = reinterpret_cast<StagedB*>(
@@ -125,21 +128,22 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
   int item = item_of(0, block);
   Run run = load_run(begin, item, items, member);
 
-  // Load: the first nonzeros are on their way while B is staged, as far as registers allow.
+  // Load: the first nonzeros are on their way while the kernel ahead ends and B is staged, as far
+  // as registers allow.
+  constexpr bool kKeeps = !STAGED || kPerLane * sizeof(StagedB) < 16;
   Batch batch;
+  if constexpr (kKeeps) {
+    batch.load(columns, values, run.from, run.end);
+  } else {
+    batch.prefetch(columns, values, run.from, run.end);
+  }
+  let_next_start();
+  wait_for_previous();
   if constexpr (STAGED) {
-    constexpr bool kKeeps = kPerLane * sizeof(StagedB) < 16;
-    if constexpr (kKeeps) {
-      batch.load(columns, values, run.from, run.end);
-    } else {
-      batch.prefetch(columns, values, run.from, run.end);
-    }
     stage_b(staged, b, b_stride, k, n0, n);
     __syncthreads();
-    if constexpr (!kKeeps) batch.load(columns, values, run.from, run.end);
-  } else {
-    batch.load(columns, values, run.from, run.end);
   }
+  if constexpr (!kKeeps) batch.load(columns, values, run.from, run.end);
 
   for (int first = 0; first < items; first += round) {
     block = gridDim.x - 1 - block;
