@@ -2,8 +2,10 @@
 // so that memory peaks near the packed size.
 #include "model/load.h"
 
+#include <algorithm>
 #include <limits>
-#include <optional>
+#include <numeric>
+#include <vector>
 
 #include "model/staging.h"
 
@@ -34,6 +36,17 @@ std::vector<Plan> plan_together(const Checkpoint& checkpoint, std::span<const We
   return planner.plan_all(plan_jobs, request, progress);
 }
 
+/// A weight is mapped while it is packed, beside all that was packed before: the head, often larger
+/// than a layer, had better not be the last.
+std::vector<std::size_t> largest_first(std::span<const WeightJob> jobs) {
+  std::vector<std::size_t> order(jobs.size());
+  std::iota(order.begin(), order.end(), std::size_t{0});
+  std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) {
+    return jobs[a].rows * jobs[a].cols > jobs[b].rows * jobs[b].cols;
+  });
+  return order;
+}
+
 }  // namespace
 
 std::size_t dense_bytes(const Checkpoint& checkpoint, std::span<const WeightJob> jobs) {
@@ -52,9 +65,10 @@ void load_weights(const Checkpoint& checkpoint, std::span<const WeightJob> jobs,
   if (options.memory_budget != std::numeric_limits<std::size_t>::max())
     plans = plan_together(checkpoint, jobs, planner, request, progress);
   const auto total = static_cast<std::int64_t>(jobs.size());
-  for (std::size_t i = 0; i < jobs.size(); ++i) {
+  std::int64_t done = 0;
+  for (const std::size_t i : largest_first(jobs)) {
     const WeightJob& job = jobs[i];
-    progress.update("load", static_cast<std::int64_t>(i), total, job.tensor);
+    progress.update("load", done++, total, job.tensor);
     auto weight = stage_weight(checkpoint, job.tensor, job.rows, job.cols, pool);
     const void* mapped = weight->dense_data();
     Plan plan = plans.empty() ? planner.plan(*weight, request) : std::move(plans[i]);
