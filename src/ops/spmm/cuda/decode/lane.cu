@@ -9,10 +9,10 @@
 // block the packer swaps half-columns between lanes (an XOR of their numbers, done here by
 // shuffling pointers) so that all stay within a few levels of each other and little is padded.
 //
-// A stage is BLOCKS blocks of K: a header, masks, new value rows and activations, brought into
-// shared memory by the warp itself, one stage ahead, on one mbarrier. Value rows form a ring; how a
-// stage meets its end was worked out by the packer. The first rows of the ring lie behind its end
-// too, so that a pointer must be wrapped only once in WRAP strips.
+// A stage is BLOCKS blocks of K: a header, masks and new value rows, brought into shared memory by
+// the warp itself, one stage ahead, and activations, which the warps along rows bring together.
+// Value rows form a ring; how a stage meets its end was worked out by the packer. The first rows of
+// the ring lie behind its end too, so that a pointer must be wrapped only once in WRAP strips.
 //
 // Warps along K are added up in shared memory and, with SPLIT blocks of a cluster, across their
 // shared memories, always in the same order. The weight is constant, so its first stage is fetched
@@ -34,8 +34,9 @@ constexpr int kHeaderBytes = 16;
 constexpr int kSlotBytes = kHeaderBytes + BLOCKS * kMaskBytes;
 constexpr int kTileBytes = 256;  // Activations of a block and 8 tokens.
 constexpr int kActivationBytes = BLOCKS * TOKEN_TILES * kTileBytes;
-constexpr int kSums = STRIPS * TOKEN_TILES * 32;  // 16-byte pieces of a warp.
-constexpr int kBarriers = kWarps * kSlots * 8;
+constexpr int kSums = STRIPS * TOKEN_TILES * 32;            // 16-byte pieces of a warp.
+constexpr int kBarriers = (kWarps + K_WARPS) * kSlots * 8;  // Of weights, then of activations.
+constexpr int kSharers = 32 * ROW_WARPS;                    // Lanes that share activations.
 
 /// What a warp does. Laid out by the packer (lane_pack.h).
 struct alignas(16) WarpWork {
@@ -134,40 +135,48 @@ __device__ __forceinline__ void load_masks(const u8* masks, int lane,
         *reinterpret_cast<const u16*>(rest + lane * 2) | static_cast<u32>(rest[64 + lane]) << 16;
 }
 
-/// Copies a warp's activations of one stage: pieces of 16 bytes, [block][token][half], zeros past K
-/// and past the last token. A lane has the same pieces of every stage.
+/// Copies the activations of one stage, which the warps along rows share: pieces of 16 bytes,
+/// [block][token][half] in shared memory, zeros past K and past the last token. Lanes go along K
+/// first, so that a token's whole stage is one contiguous read; each warp copies its share of the
+/// tokens, and a lane has the same pieces of every stage.
 struct Activations {
-  static constexpr int kPieces = BLOCKS * TOKEN_TILES * 16;
-  static constexpr int kRounds = (kPieces + 31) / 32;
-  static constexpr int kTokens = TOKEN_TILES > 2 ? TOKEN_TILES / 2 : 1;  // Of a lane.
-  const u16* from[kTokens];
-  int left[kTokens];  // Bytes before K ends.
-  bool aligned;       // To 16 bytes, in every token.
+  static constexpr int kOfToken = 2 * BLOCKS;    // Pieces of a token and stage.
+  static constexpr int kAtOnce = 32 / kOfToken;  // Tokens.
+  static constexpr int kRounds = 8 * TOKEN_TILES / kAtOnce;
+  static constexpr int kMine = (kRounds + ROW_WARPS - 1) / ROW_WARPS;  // Of a warp, at most.
+  static_assert(32 % kOfToken == 0 && kRounds >= 1, "whole tokens fill a warp");
+  const u16* from;  // Of this lane's first token.
+  i64 step;         // From one of its tokens to the next.
+  int left;         // Bytes before K ends.
+  int tokens;       // Those that there are from its first token on.
+  int rounds;       // That this warp must not exceed.
+  u32 to;           // Where its first piece goes.
+  bool aligned;     // To 16 bytes, in every token.
 
   __device__ __forceinline__ Activations(const u16* b, i64 stride, int n, int k, int column,
-                                         int lane, bool is_aligned)
+                                         int lane, int warp, bool is_aligned)
       : aligned(is_aligned) {
-#pragma unroll
-    for (int i = 0; i < kTokens; ++i) {
-      const int token = (lane / 2) % (8 * TOKEN_TILES) + 16 * i;
-      const int at = column + lane % 2 * 8 + (TOKEN_TILES == 1 ? lane / 16 * 16 : 0);
-      const bool inside = token < n;
-      from[i] = b + (inside ? token * stride + at : 0);
-      left[i] = inside ? (k - at) * 2 : -(1 << 30);
-    }
+    const int token = warp * kAtOnce + lane / kOfToken, piece = lane % kOfToken;
+    const int at = column + piece * 8;
+    from = b + (token < n && at < k ? token * stride + at : 0);
+    step = ROW_WARPS * kAtOnce * stride;
+    left = (k - at) * 2;
+    tokens = min(n, 8 * TOKEN_TILES) - token;
+    rounds = kRounds - warp;
+    to = piece / 2 * (TOKEN_TILES * kTileBytes) + token * 32 + piece % 2 * 16;
   }
 
-  __device__ __forceinline__ void copy(u32 to, int lane, u32 barrier) {
+  __device__ __forceinline__ void copy(u32 slot, u32 barrier) {
+    const int here = min(16, max(0, left));
+    const u16* source = from;
 #pragma unroll
-    for (int i = 0; i < kRounds; ++i) {
-      const int skip = i / kTokens * (TOKEN_TILES == 1 ? 64 : 32);  // Bytes along K.
-      const int bytes = min(16, max(0, left[i % kTokens] - skip));
-      if (kPieces % 32 != 0 && i * 32 + lane >= kPieces) continue;
-      const u16* source = from[i % kTokens] + skip / 2;
-      const u32 target = to + (i * 32 + lane) * 16;
+    for (int i = 0; i < kMine; ++i) {
+      if (kRounds % ROW_WARPS != 0 && i * ROW_WARPS >= rounds) break;
+      const int bytes = i * ROW_WARPS * kAtOnce < tokens ? here : 0;
+      const u32 target = slot + to + i * (ROW_WARPS * kAtOnce * 32);
       if (aligned) {
-        asm volatile("cp.async.ca.shared.global [%0], [%1], 16, %2;" ::"r"(target), "l"(source),
-                     "r"(bytes)
+        asm volatile("cp.async.ca.shared.global [%0], [%1], 16, %2;" ::"r"(target),
+                     "l"(bytes > 0 ? source : from), "r"(bytes)
                      : "memory");
       } else {
 #pragma unroll
@@ -176,14 +185,12 @@ struct Activations {
           asm volatile("st.shared.u16 [%0], %1;" ::"r"(target + e * 2), "h"(x) : "memory");
         }
       }
+      source += step;
     }
     // Arrives when this lane's copies have: with none outstanding, at once.
     asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(barrier) : "memory");
-#pragma unroll
-    for (int i = 0; i < kTokens; ++i) {
-      from[i] += 16 * BLOCKS;
-      left[i] -= 32 * BLOCKS;
-    }
+    left -= 32 * BLOCKS;
+    from += left > 0 ? 16 * BLOCKS : 0;
   }
 };
 
@@ -220,7 +227,7 @@ __device__ __forceinline__ void cluster_barrier() {
 }
 
 // `strip_rows`: first row of each strip, [block / SPLIT][ROW_WARPS][STRIPS], -1 for none.
-// blockIdx.y: a tile of tokens. `region`: bytes of shared memory of a warp; `ring_rows`: of its
+// blockIdx.y: a tile of tokens. `region_bytes`: shared memory of a warp; `ring_rows`: of its
 // ring.
 extern "C" __global__ void __launch_bounds__(kThreads, 1)
     spmm_lane(const u8* stream, const WarpWork* works, const i32* strip_rows, const u16* b,
@@ -234,23 +241,35 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
   const u32 ring = warp * region_bytes;  // Offsets in `shared`.
   const u32 ring_bytes = ring_rows * kRowBytes, ring_end = ring + ring_bytes;
   const u32 slots = ring_end + kMirror * kRowBytes;
-  const u32 activations = slots + kSlots * kSlotBytes;
-  const u32 barriers = base + kWarps * region_bytes + warp * (kSlots * 8);
+  const int k_warp = warp % K_WARPS, row_warp = warp / K_WARPS;
+  const u32 activations = kWarps * region_bytes + k_warp * (kSlots * kActivationBytes);
+  const u32 all_barriers = base + kWarps * region_bytes + K_WARPS * (kSlots * kActivationBytes);
+  const u32 barriers = all_barriers + warp * (kSlots * 8);  // Of weights.
+  const u32 shared_barriers = all_barriers + (kWarps + k_warp) * (kSlots * 8);
   const WarpWork work = works[blockIdx.x * kWarps + warp];
   const int stages = work.stages;
 
   if (lane == 0) {
-    for (int i = 0; i < kSlots; ++i)  // The bulk copies, and 32 lanes' activations.
-      asm volatile("mbarrier.init.shared::cta.b64 [%0], 33;" ::"r"(barriers + i * 8) : "memory");
+    for (int i = 0; i < kSlots; ++i) {
+      asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(barriers + i * 8) : "memory");
+      if (row_warp == 0)
+        asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_barriers + i * 8),
+                     "r"(kSharers)
+                     : "memory");
+    }
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
     asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
   }
-  const u32 rows_at = base + kWarps * region_bytes + kBarriers;  // Of the strips of this block.
+  const u32 rows_at = all_barriers + kBarriers;  // Of the strips of this block.
   if (threadIdx.x < ROW_WARPS * STRIPS) {
     const i32 row = strip_rows[blockIdx.x / SPLIT * (ROW_WARPS * STRIPS) + threadIdx.x];
     asm volatile("st.shared.s32 [%0], %1;" ::"r"(rows_at + threadIdx.x * 4), "r"(row) : "memory");
   }
-  __syncwarp();
+  if constexpr (ROW_WARPS == 1) {
+    __syncwarp();
+  } else {
+    __syncthreads();  // Others arrive on this warp's barriers.
+  }
   asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
 
   // Fetches a stage. first, second: its header. Rows go to `to_row` and, where they are also behind
@@ -285,22 +304,26 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
   c += first_token * c_stride;
   if constexpr (HAS_RESIDUAL) residual += first_token * residual_stride;
   n -= first_token;
-  Activations pieces(b, b_stride, n, k, work.block * 16, lane,
+  Activations pieces(b, b_stride, n, k, work.block * 16, lane, row_warp,
                      (reinterpret_cast<u64>(b) & 15) == 0 && b_stride % 8 == 0);
-  if (stages > 0) pieces.copy(base + activations, lane, barriers);
+  if (stages > 0) pieces.copy(base + activations, shared_barriers);
 
   float sums[STRIPS][TOKEN_TILES][4] = {};
   u32 low_rows = ring + lane * 4, high_rows = low_rows + 2;
   u32 slot = 0, phase = 0;
   for (int stage = 0; stage < stages; ++stage) {
     wait_for(barriers + slot * 8, phase);
+    wait_for(shared_barriers + slot * 8, phase);
     const u8* header = shared + slots + slot * kSlotBytes;
     const u8* tile = shared + activations + slot * kActivationBytes + lane * 8;
     if (stage + 1 < stages) {
       const uint2 copies = *reinterpret_cast<const uint2*>(header);
       fetch(copies.x, copies.y);
       slot ^= 1;
-      pieces.copy(base + activations + slot * kActivationBytes, lane, barriers + slot * 8);
+      // All that share activations have done with those of the stage before.
+      if constexpr (ROW_WARPS > 1)
+        asm volatile("bar.sync %0, %1;" ::"r"(1 + k_warp), "n"(kSharers) : "memory");
+      pieces.copy(base + activations + slot * kActivationBytes, shared_barriers + slot * 8);
       phase ^= slot ^ 1;
     }
 #pragma unroll 1

@@ -46,8 +46,10 @@ std::int64_t LaneConfig::region_bytes(int ring_rows) const {
 }
 
 std::int64_t LaneConfig::shared_bytes(int ring_rows) const {
-  const std::int64_t barriers = std::int64_t{warps()} * kSlots * 8;
-  return warps() * region_bytes(ring_rows) + barriers + std::int64_t{row_warps} * strips * 4;
+  const std::int64_t activations = std::int64_t{k_warps} * kSlots * blocks * token_tiles * 256;
+  const std::int64_t barriers = std::int64_t{warps() + k_warps} * kSlots * 8;
+  return warps() * region_bytes(ring_rows) + activations + barriers +
+         std::int64_t{row_warps} * strips * 4;
 }
 
 int LaneConfig::expected_ring_rows(double density) const {
@@ -130,20 +132,27 @@ double estimate_us(const LaneConfig& config, const Problem& problem, double dens
   const double tiles = std::ceil(static_cast<double>(problem.n) / (8.0 * config.token_tiles));
   const double stage_positions = 8.0 * config.strips * config.blocks;  // Of a lane.
   const double weight = m * k * (0.125 + 2 * density * 1.03 + 16 / (32 * stage_positions));
-  const double activations =
-      static_cast<double>(config.row_tiles) * config.row_warps * k * 16 * config.token_tiles;
+  const double activations = static_cast<double>(config.row_tiles) * k * 16 * config.token_tiles;
   // Reached of the data sheet's bandwidth; from L2 about twice as much.
   const double memory_us = weight * tiles / (0.89e3 * device.memory_gb_per_s);
   const double l2_us = (weight + activations) * tiles / (1.75e3 * device.memory_gb_per_s);
   // Instructions of a lane a position: decoding, then what comes once a block and once a stage.
   const double instructions =
       4.3 + 0.25 * config.token_tiles + 25.0 / (8 * config.strips) + 110 / stage_positions;
-  const double issued = config.warps() >= 16 ? 0.64 : config.warps() >= 12 ? 0.6 : 0.5;
+  // Wavefronts of shared memory a position: its load, then activations (read by each warp, written
+  // once for all along rows) and masks.
+  const double wavefronts =
+      1 + (config.token_tiles * (2 + 2.0 / config.row_warps) + 1 + config.strips / 4.0) /
+              (8 * config.strips);
+  // Shares of the issue slots that 8, 12 and 16 warps reach, measured.
+  const double issued = config.warps() >= 16 ? 0.73 : config.warps() >= 12 ? 0.68 : 0.58;
+  constexpr double kSharedReached = 0.8;
   const double blocks = static_cast<double>(config.row_tiles) * config.split * tiles;
   const double rounds = std::ceil(blocks / std::max(1, device.multiprocessors));
-  const double positions = config.strips * config.row_warps * 16.0 * k / config.split / 32;
+  const double positions = rounds * config.strips * config.row_warps * 16.0 * k / config.split / 32;
+  const double clocks_a_us = 1e3 * device.clock_ghz;
   const double decode_us =
-      rounds * positions * instructions / (4 * issued) / (0.89e3 * device.clock_ghz);
+      positions * std::max(instructions / (4 * issued), wavefronts / kSharedReached) / clocks_a_us;
   const double longest = std::max({memory_us, l2_us, decode_us});
   constexpr double kLaunchUs = 3.0;
   const double ends_us = 0.5 * (config.split > 1 ? 1 : 0) + 0.25 * config.token_tiles;
