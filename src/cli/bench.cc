@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include <array>
+#include <cctype>
 #include <chrono>
 #include <cmath>
 #include <cstdio>
@@ -36,21 +37,31 @@ struct Flags {
   std::vector<std::int64_t> prompt{512}, gen{128};
   int repetitions = 5;
   std::int64_t batch = 512;
+  std::int64_t sequences = 1;
   std::string output = "md";
   std::string random, workdir, save;
   bool save_given = false;
   std::vector<double> sparsities{0.0};
 };
 
+/// "pp512", "tg128", "8xtg128".
+std::string test_name(std::int64_t prompt, std::int64_t gen, std::int64_t sequences) {
+  if (prompt > 0) return "pp" + std::to_string(prompt);
+  return (sequences > 1 ? std::to_string(sequences) + "x" : std::string()) + "tg" +
+         std::to_string(gen);
+}
+
 /// One line of the result: a prompt length or a number of generated tokens.
 struct Test {
   std::int64_t prompt = 0, gen = 0;
-  std::vector<double> seconds;
 
-  [[nodiscard]] std::string name() const {
-    return prompt > 0 ? "pp" + std::to_string(prompt) : "tg" + std::to_string(gen);
+  std::int64_t sequences = 1;  ///< That generate at once.
+  std::vector<double> seconds = {};
+
+  [[nodiscard]] std::string name() const { return test_name(prompt, gen, sequences); }
+  [[nodiscard]] double tokens() const {
+    return static_cast<double>(prompt > 0 ? prompt : gen * sequences);
   }
-  [[nodiscard]] double tokens() const { return static_cast<double>(prompt > 0 ? prompt : gen); }
 };
 
 std::pair<double, double> mean_and_deviation(const std::vector<double>& values) {
@@ -73,13 +84,23 @@ std::vector<TokenId> random_ids(std::int64_t count, std::int64_t vocabulary) {
 
 double run_once(Model& model, const Test& test, std::int64_t batch) {
   const std::int64_t positions = std::max<std::int64_t>(test.prompt, test.gen);
-  KvCache cache(model.config(), positions);
+  const std::int64_t count = test.prompt > 0 ? 1 : test.sequences;
+  std::vector<std::unique_ptr<KvCache>> caches;
+  std::vector<KvCache*> all;
+  for (std::int64_t i = 0; i < count; ++i) {
+    caches.push_back(std::make_unique<KvCache>(model.config(), positions, model.kv_dtype()));
+    all.push_back(caches.back().get());
+  }
   const std::vector<TokenId> ids = random_ids(positions, model.config().vocab_size);
+  std::vector<TokenId> next(static_cast<std::size_t>(count));
   const auto start = std::chrono::steady_clock::now();
   if (test.prompt > 0) {
-    model.forward(ids, cache, Model::Logits::kLast, batch);
+    model.forward(ids, *all.front(), Model::Logits::kLast, batch);
   } else {
-    for (const TokenId& id : ids) model.forward({&id, 1}, cache);
+    for (const TokenId& id : ids) {
+      std::fill(next.begin(), next.end(), id);
+      model.decode_greedy(next, all);
+    }
   }
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
@@ -124,12 +145,16 @@ OrderedJson as_json(const Test& test, const Model& model, const Flags& flags,
   const auto [avg_ns, dev_ns] = mean_and_deviation(ns);
   const auto [avg_ts, dev_ts] = mean_and_deviation(rates);
   const std::vector<std::string>& kernels = flags.model.kernels;
-  const std::string precision = flags.model.activations == "bf16" ? "bf16" : "f32";
+  const bool on_gpu = !model.gpu().empty();
+  const std::string precision = on_gpu                              ? to_string(model.kv_dtype())
+                                : flags.model.activations == "bf16" ? "bf16"
+                                                                    : "f32";
+  const std::string kv = to_string(model.kv_dtype());
   return {{"build_commit", commit()},
           {"build_number", 0},
           {"cpu_info", cpu_info().brand},
-          {"gpu_info", ""},
-          {"backends", std::string("CPU (") + to_string(active_isa()) + ")"},
+          {"gpu_info", model.gpu()},
+          {"backends", on_gpu ? "CUDA" : std::string("CPU (") + to_string(active_isa()) + ")"},
           {"model_filename", name},
           {"model_type", std::string(to_string(model.config().family)) + " " +
                              human_count(static_cast<double>(model.config().parameters()))},
@@ -138,13 +163,14 @@ OrderedJson as_json(const Test& test, const Model& model, const Flags& flags,
           {"n_batch", flags.batch},
           {"n_ubatch", flags.batch},
           {"n_threads", default_pool().size()},
-          {"type_k", "f32"},
-          {"type_v", "f32"},
-          {"n_gpu_layers", 0},
+          {"type_k", kv},
+          {"type_v", kv},
+          {"n_gpu_layers", on_gpu ? model.config().layers : 0},
           {"use_mmap", true},
           {"n_prompt", test.prompt},
           {"n_gen", test.gen},
           {"n_depth", 0},
+          {"n_sequences", test.sequences},
           {"test_time", utc_now()},
           {"avg_ns", static_cast<std::int64_t>(avg_ns)},
           {"stddev_ns", static_cast<std::int64_t>(dev_ns)},
@@ -163,9 +189,7 @@ void print_table(const OrderedJson& rows, bool markdown) {
   Table table({"model", "size", "of dense", "params", "backend", "threads", "test", "t/s"});
   for (const OrderedJson& row : rows) {
     const double size = row["model_size"].get<double>();
-    const std::string test = row["n_prompt"].get<int>() > 0
-                                 ? "pp" + std::to_string(row["n_prompt"].get<int>())
-                                 : "tg" + std::to_string(row["n_gen"].get<int>());
+    const std::string test = test_name(row["n_prompt"], row["n_gen"], row["n_sequences"]);
     char rate[64];
     std::snprintf(rate, sizeof rate, "%.2f ± %.2f", row["avg_ts"].get<double>(),
                   row["stddev_ts"].get<double>());
@@ -182,18 +206,19 @@ LoadOptions load_options(const Flags& flags, const Session& session) {
   LoadOptions options = flags.model.load_options(session);
   if (!flags.model.plan_for.empty()) return options;
   const std::int64_t prompt = flags.prompt.empty() ? 0 : flags.prompt.front();
-  options.workloads =
-      prompt > 1 ? workloads_for({1, std::min(flags.batch, prompt)}) : workloads_for({1});
+  std::vector<std::int64_t> tokens{flags.sequences};
+  if (prompt > 1) tokens.push_back(std::min(flags.batch, prompt));
+  options.workloads = workloads_for(tokens);
   return options;
 }
 
 std::vector<Test> tests_of(const Flags& flags) {
   std::vector<Test> tests;
   for (std::int64_t p : flags.prompt) {
-    if (p > 0) tests.push_back({p, 0, {}});
+    if (p > 0) tests.push_back({.prompt = p});
   }
   for (std::int64_t n : flags.gen) {
-    if (n > 0) tests.push_back({0, n, {}});
+    if (n > 0) tests.push_back({.gen = n, .sequences = flags.sequences});
   }
   require(!tests.empty(), "-p, -n: expected at least one positive number of tokens");
   return tests;
@@ -214,7 +239,9 @@ void bench_model(const Flags& flags, const Session& session, const std::string& 
       std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   for (Test& test : tests) {
     run_once(*model,
-             {std::min<std::int64_t>(test.prompt, 64), std::min<std::int64_t>(test.gen, 4), {}},
+             {.prompt = std::min<std::int64_t>(test.prompt, 64),
+              .gen = std::min<std::int64_t>(test.gen, 4),
+              .sequences = test.sequences},
              flags.batch);  // Warm-up
     for (int r = 0; r < flags.repetitions; ++r) {
       session.progress().update("bench", r, flags.repetitions, name + " " + test.name());
@@ -258,16 +285,25 @@ class TemporaryModel {
   std::filesystem::path directory_;
 };
 
+/// "nvidia-h200" of "NVIDIA H200": as tools/gpu.sh calls it.
+std::string folder_name(std::string name) {
+  for (char& c : name)
+    c = c == ' ' ? '-' : static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+  return name;
+}
+
 /// Keeps the rows beside those of `bench ops`, without the single samples.
 void save_models(const Flags& flags, OrderedJson rows) {
-  constexpr std::array kKey{"model_filename", "activations", "kernels",
-                            "n_threads",      "n_prompt",    "n_gen"};
+  constexpr std::array kKey{"model_filename", "activations", "kernels",    "n_threads",
+                            "n_prompt",       "n_gen",       "n_sequences"};
   for (OrderedJson& row : rows) {
     row.erase("samples_ns");
     row.erase("samples_ts");
   }
   const std::filesystem::path root = flags.save.empty() ? "bench/results" : flags.save;
-  bench::save_rows(root / bench::device_name() / "models.csv", rows, kKey);
+  const std::string gpu = rows.empty() ? "" : rows[0]["gpu_info"].get<std::string>();
+  const std::string device = gpu.empty() ? bench::device_name() : folder_name(gpu);
+  bench::save_rows(root / device / "models.csv", rows, kKey);
 }
 
 void run(const Flags& flags, const Session& session) {
@@ -321,12 +357,16 @@ void add_bench(CLI::App& app, Session& session) {
       ->check(whole(1))
       ->capture_default_str()
       ->type_name("N");
+  verb->add_option("-s,--sequences", flags->sequences, "Sequences that generate at once")
+      ->check(whole(1))
+      ->capture_default_str()
+      ->type_name("N");
   verb->add_option("-o,--output", flags->output, "md, csv, json or jsonl")
       ->check(CLI::IsMember({"md", "csv", "json", "jsonl"}))
       ->capture_default_str();
   verb->add_option(
           "--random", flags->random,
-          "In place of -m: a Llama of this shape with random weights (tiny, 100m, 1b, 3b, 8b)")
+          "In place of -m: a Llama of this shape with random weights (tiny, 100m, 1b, 3b, 7b, 8b)")
       ->type_name("SHAPE");
   verb->add_option("--sparsity", flags->sparsities, "With --random: shares of zeros")
       ->delimiter(',')

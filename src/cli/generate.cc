@@ -15,7 +15,7 @@ struct Flags {
   ModelFlags model;
   std::string prompt;
   GenerateOptions options;
-  std::string kv = "f32";
+  std::string kv = "auto";
 };
 
 volatile std::sig_atomic_t interrupted = 0;
@@ -26,7 +26,7 @@ void on_interrupt(int) {
 void run(const Flags& flags, const Session& session) {
   const LoadOptions load = flags.model.load_options(session);
   GenerateOptions options = flags.options;
-  options.kv_dtype = *parse_dtype(flags.kv);
+  if (flags.kv != "auto") options.kv_dtype = parse_dtype(flags.kv);
   const Sampler check(options.sampling);  // Bad numbers are refused before a large model is loaded.
   const auto tokenizer = Tokenizer::load(flags.model.directory);
   const auto model = session.load_model(flags.model.directory, load);
@@ -101,8 +101,9 @@ void add_generate(CLI::App& app, Session& session) {
   verb->add_option("--stop", o.stop, "End before this string; may be given several times")
       ->type_name("TEXT");
   verb->add_flag("!--ignore-eos", o.stop_at_eos, "Go on after an end-of-text token");
-  verb->add_option("--kv", flags->kv, "Precision of the KV cache")
-      ->check(CLI::IsMember({"f32", "f16", "bf16"}))
+  verb->add_option("--kv", flags->kv,
+                   "Precision of the KV cache (auto: f32 on the CPU, that of activations on a GPU)")
+      ->check(CLI::IsMember({"auto", "f32", "f16", "bf16"}))
       ->capture_default_str();
   verb->footer(
       "Example:\n  rarefy generate -m my-model-thin -p 'Once upon a time' -n 100 --temp 0.8 "

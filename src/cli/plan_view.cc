@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "cli/terminal.h"
+#include "ops/decoder/device_decoder.h"
 
 namespace rarefy::cli {
 namespace {
@@ -31,6 +32,13 @@ std::string time_or_dash(double us) {
 
 OrderedJson plans_as_json(const Model& model) {
   OrderedJson list = OrderedJson::array();
+  for (const DeviceWeight& weight : model.device_weights()) {
+    list.push_back({{"name", weight.name},
+                    {"shape", {weight.rows, weight.cols}},
+                    {"kernel", weight.kernel},
+                    {"bytes", weight.bytes},
+                    {"time_us", weight.time_us}});
+  }
   for (const ModelWeight& weight : model.weights()) {
     const Plan& plan = weight.linear->plan();
     const Matrix& matrix = weight.linear->matrix();
@@ -71,7 +79,21 @@ OrderedJson candidates_as_json(const Plan& plan) {
   return list;
 }
 
+namespace {
+
+std::string device_weights_as_table(const Model& model) {
+  Table table({"weight", "shape", "kernel", "time", "bytes"});
+  for (const DeviceWeight& weight : model.device_weights()) {
+    table.add({weight.name, fmt::format("{}x{}", weight.rows, weight.cols), weight.kernel,
+               time_or_dash(weight.time_us), human_bytes(static_cast<double>(weight.bytes))});
+  }
+  return table.text();
+}
+
+}  // namespace
+
 std::string plans_as_table(const Model& model) {
+  if (!model.gpu().empty()) return device_weights_as_table(model);
   Table table({"weight", "shape", "density", "format", "N", "kernel", "time", "dense", "speed-up",
                "bytes/dense"});
   for (const ModelWeight& weight : model.weights()) {

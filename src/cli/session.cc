@@ -21,8 +21,10 @@ void Session::apply() const {
   }
   require(device == "auto" || device == "cpu" || device == "cuda",
           "--device: expected auto, cpu or cuda, got '{}'", device);
-  if (device == "cuda")
-    fail(ErrorKind::kUnsupported, "--device cuda: this build runs on the CPU only");
+  if (device != "cuda") return;
+  if (const Support support = cuda_support(); !support)
+    fail(ErrorKind::kUnsupported, "--device cuda: {}; `rarefy doctor` says where it was looked for",
+         support.reason);
 }
 
 Planner Session::make_planner(bool freeze) const {
@@ -65,8 +67,9 @@ void ModelFlags::add_to(CLI::App& app) {
       ->delimiter(',')
       ->type_name("NAME,…");
   app.add_option("--activations", activations,
-                 "exact: keep f32 activations; bf16: round them, faster at many tokens")
-      ->check(CLI::IsMember({"exact", "bf16"}))
+                 "exact: f32; bf16 or (GPU) f16: round them; auto: exact on the CPU, the "
+                 "checkpoint's on a GPU")
+      ->check(CLI::IsMember({"auto", "exact", "bf16", "f16"}))
       ->capture_default_str();
   app.add_option("--plan-for", plan_for,
                  "Tokens at once that plans are made for; the first counts most (generation is 1)")
@@ -77,6 +80,23 @@ void ModelFlags::add_to(CLI::App& app) {
       ->type_name("SIZE");
   app.add_flag("--no-measure", no_measure, "Take cached plans or the estimate; measure nothing");
 }
+
+namespace {
+
+/// `auto` stays on the CPU where formats or kernels of the CPU are asked for.
+Device wanted_device(const std::string& name, const ModelFlags& flags) {
+  const bool cpu_kernels = !flags.kernels.empty();
+  const bool cpu_formats =
+      !flags.formats.empty() && flags.formats != std::vector<std::string>{"dense"};
+  if (name == "cpu") return Device::kCpu;
+  if (name == "auto") return cpu_kernels || cpu_formats ? Device::kCpu : Device::kAuto;
+  require(!cpu_kernels && !cpu_formats,
+          "--device cuda: expected no --kernel, and no --format but dense: they name what runs on "
+          "the CPU");
+  return Device::kCuda;
+}
+
+}  // namespace
 
 LoadOptions ModelFlags::load_options(const Session& session) const {
   require_model_folder(directory, "-m");
@@ -94,6 +114,9 @@ LoadOptions ModelFlags::load_options(const Session& session) const {
   }
   options.kernels = kernels;
   if (activations == "bf16") options.precision = Precision::kBf16;
+  if (activations != "auto")
+    options.device_dtype = activations == "exact" ? DType::kF32 : *parse_dtype(activations);
+  options.device = wanted_device(session.device, *this);
   if (!memory.empty()) options.memory_budget = parse_bytes(memory, "--memory");
   if (!plan_for.empty()) options.workloads = workloads_for(plan_for);
   options.measure = !no_measure;

@@ -40,7 +40,7 @@ struct Session {
 struct ModelFlags {
   std::string directory;
   std::vector<std::string> formats, kernels;
-  std::string activations = "exact";
+  std::string activations = "auto";
   std::string memory;
   std::vector<std::int64_t>
       plan_for;  ///< Tokens at once, the first counting most; empty: the verb's own.
