@@ -18,7 +18,7 @@ if [ -z "$bin" ]; then
   step 'build'
   [ -f $bin/build.ninja ] || cmake --preset release >/dev/null || die 'cmake failed'
   cmake --build $bin -j "$(nproc)" --target rarefy_cli rarefy_gpu_bench test_cuda_compile test_cuda_device \
-    test_cuda_spmm || die 'the build failed'
+    test_cuda_spmm test_cuda_decoder test_model || die 'the build failed'
 fi
 find_program() {  # NAME: in the folder, or among its tests
   for path in "$bin/$1" "$bin/test-bin/$1"; do [ -x "$path" ] && { echo "$path"; return; }; done
@@ -33,12 +33,13 @@ step 'what is there'
 rarefy=$(find_program rarefy)
 [ -n "$rarefy" ] && "$rarefy" doctor | tee "$results/doctor.txt"
 
-for test in cuda_compile cuda_device cuda_spmm; do
+for test in cuda_compile cuda_device cuda_spmm cuda_decoder model; do
   step "test $test"
   program=$(find_program $test) || die "no $test in $bin"
   # Every kernel of every search space where there are the cores for it.
   [ "$(nproc)" -ge 8 ] && export RAREFY_ALL_KERNELS=1
-  timeout 150 "$program" --gtest_brief=1 || failed=1
+  [ $test = model ] && cases='--gtest_filter=*Device*' || cases=
+  timeout 150 "$program" --gtest_brief=1 $cases || failed=1
 done
 
 if command -v compute-sanitizer >/dev/null; then
@@ -46,7 +47,7 @@ if command -v compute-sanitizer >/dev/null; then
   for tool in memcheck racecheck; do
     step "compute-sanitizer $tool"
     timeout 60 compute-sanitizer --tool $tool --error-exitcode 9 "$(find_program cuda_spmm)" \
-      --gtest_brief=1 --gtest_filter='*OnDevice.ColumnsBeyondSixteenBits:*OnDevice.MixedDtypes*' \
+      --gtest_brief=1 --gtest_filter='*OnDevice.ColumnsBeyondSixteenBits:*OnDevice.MixedDtypes*:*OnDevice.Chained*' \
       >"$results/sanitizer-$tool.txt" 2>&1 || failed=1
     grep 'SUMMARY' "$results/sanitizer-$tool.txt"
   done
@@ -64,6 +65,18 @@ run_bench() {  # NAME ARGUMENTS…
 }
 limit=150 run_bench spmm-f16 --dtype f16
 limit=60 run_bench spmm-f32 --dtype f32 --shapes 14336x4096,28672x8192 --sparsity 0.9,0.99 --n 1,16,64
+
+# Llama 2's 7 B with 70 % zeros: the same weights kept dense and thin, one sequence and eight.
+step 'whole model'
+model=$(mktemp -d "${TMPDIR:-/tmp}/rarefy-gpu-XXXXXX")
+trap 'rm -rf "$model"' EXIT
+for sequences in 1 8; do
+  for format in '' '--format dense'; do
+    timeout 120 "$rarefy" bench --random 7b --sparsity 0.7 --workdir "$model" --device cuda $format \
+      -p 512 -n 128 -r 3 -s $sequences -o json >"$results/7b-70-${format:+dense-}s$sequences.json" || failed=1
+  done
+done
+grep -H '"avg_ts"' "$results"/7b-70-*.json
 
 step "done: rows are in $results"
 grep -l WRONG "$results"/*.csv && failed=1
