@@ -21,7 +21,7 @@ GpuLibrary entry(const char* name, int version, const cuda::Library& library,
           .version = version_text(version),
           .file = library.file,
           .place = library.place,
-          .error = error};
+          .error = library ? error : library.error};
 }
 
 }  // namespace
