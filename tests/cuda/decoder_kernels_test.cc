@@ -21,11 +21,13 @@ TEST(DecoderKernels, CompileWithoutSpills) {
   RAREFY_SKIP_WITHOUT_NVRTC();
   const std::vector<cuda::Source> sources = decoder_kernel_sources();
   ASSERT_GT(sources.size(), 100U);
-  // A sample that goes through shapes, dtypes and generations; kernels_test compiles all.
+  // All with RAREFY_ALL_KERNELS=1, else a sample that goes through shapes, dtypes and generations.
+  const char* all = std::getenv("RAREFY_ALL_KERNELS");
+  const std::size_t step = all != nullptr && std::string_view(all) == "1" ? 1 : 31;
   std::size_t at = 0;
   for (const cuda::Source& source : sources) {
     for (const cuda::Arch& arch : cuda::kTestedArchs) {
-      if (at++ % 31 != 0 || !cuda::can_compile(arch)) continue;
+      if (at++ % step != 0 || !cuda::can_compile(arch)) continue;
       for (const cuda::KernelFacts& kernel : cuda::compile(source, arch).kernels)
         EXPECT_EQ(kernel.local, 0U) << source.name << " " << arch.name();
     }
@@ -364,17 +366,16 @@ void check_attention(const cuda::Stream& stream, const Attending& a, DType dtype
   const cuda::DeviceBuffer scratch(stream, kernels.decode_scratch(rows));
   const cuda::DeviceBuffer out(stream, static_cast<std::size_t>(rows * q_width) * size_of(dtype));
   cuda::fill_bytes(stream, out.address(), 0xFF, out.size());
-  cuda::fill_bytes(stream, scratch.address(), 0xFF, scratch.size());
+  cuda::fill_bytes(stream, scratch.address(), 0, scratch.size());
   const DecoderKernels::Attention at{
       .qkv = qkv.address(), .places = d_places.address(), .kv = kv, .layer = layer, .rows = rows};
-  kernels.rope_store(stream, at, rope_with);
-  kernels.attend_decode(stream, at, scratch.address(), out.address());
+  kernels.attend_decode(stream, at, rope_with, scratch.address(), out.address());
   std::vector<float> all;
   for (const auto& one : expected) all.insert(all.end(), one.begin(), one.end());
   all.resize(all.size() + static_cast<std::size_t>(q_width));  // Zeros.
   const std::vector<float> got = download(stream, out, dtype);
   expect_close(got, all, dtype, eps, what);
-  kernels.attend_decode(stream, at, scratch.address(), out.address());
+  kernels.attend_decode(stream, at, rope_with, scratch.address(), out.address());
   EXPECT_EQ(download(stream, out, dtype), got) << what << ": other bits the second time";
 }
 
@@ -391,6 +392,7 @@ TEST_F(DecoderKernelsOnDevice, DecodeAttentionOfShapesAndDtypes) {
   check_attention(stream, {16, 1, 256, {67}}, DType::kF16, DType::kF32);
   check_attention(stream, {2, 1, 8, {67}}, DType::kF32, DType::kF32);
   check_attention(stream, {4, 2, 10, {67}}, DType::kF16, DType::kF32);
+  check_attention(stream, {4, 2, 8, {3, 67, 300}}, DType::kF16, DType::kF16);
   check_attention(stream, {4, 2, 64, {10, 200}, 1, 33}, DType::kF16, DType::kF16);
   check_attention(stream, {4, 2, 128, {3, 90}, 1, 0, true}, DType::kBF16, DType::kBF16);
 }

@@ -50,7 +50,7 @@ struct DeviceDecoderOptions {
                                ///< all sums.
   std::int64_t tokens = 1;     ///< At once that kernels are chosen for.
   bool dense_only = false;     ///< Keeps zeros: the dense model.
-  bool measure = true;         ///< Chooses kernels by measuring, otherwise by estimate.
+  bool measure = true;         ///< false: measures the best estimate against dense only.
 };
 
 /// A weight of a decoder and how it runs.

@@ -1,6 +1,7 @@
 // y = silu(gate + bias) ⊙ (up + bias): the rows of `both` are gate, then up, WIDTH each.
 //
 // WIDTH (a multiple of 4), THREADS; X: dtype of all.
+#include "cuda/dependent.cuh"
 #include "cuda/number.cuh"
 #include "cuda/vector_load.cuh"
 
@@ -10,6 +11,8 @@ __device__ __forceinline__ float silu(float x) {
 
 extern "C" __global__ void __launch_bounds__(THREADS)
     swiglu(const X* both, const float* bias, X* y) {
+  wait_for_previous();
+  let_next_start();
   const int at = (blockIdx.x * THREADS + threadIdx.x) * 4;
   if (at >= WIDTH) return;
   const i64 row = blockIdx.y;

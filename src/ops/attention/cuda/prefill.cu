@@ -3,6 +3,7 @@
 // come from the cache, where those of these tokens already lie. Sums and weights in f32.
 //
 // HEADS, KV_HEADS, HEAD_DIM (even); X: dtype of q and out; KV: dtype of the cache.
+#include "cuda/dependent.cuh"
 #include "cuda/number.cuh"
 #include "cuda/vector_load.cuh"
 #include "ops/attention/cuda/place.cuh"
@@ -13,6 +14,7 @@ constexpr int kDepth = 16;    // Of HEAD_DIM at once.
 constexpr int kStride = kTile + 4;
 constexpr int kColumns = (HEAD_DIM + 15) / 16;
 constexpr int kPadded = (HEAD_DIM + 3) / 4 * 4;
+constexpr float kUnseen = -1e30F;  // Below any score.
 constexpr float kLog2E = 1.4426950408889634F;
 
 static_assert(HEAD_DIM % 2 == 0);
@@ -52,9 +54,11 @@ __device__ __forceinline__ void put(float (&tile)[kDepth][kStride], int d, int r
   tile[d + 3][row] = four.w;
 }
 
-extern "C" __global__ void __launch_bounds__(kThreads)
+extern "C" __global__ void __launch_bounds__(kThreads, 2)
     attend_prefill(const X* q, i64 q_stride, const Place* places, int layer, int tokens, int window,
                    float scale, X* out) {
+  wait_for_previous();
+  let_next_start();
   extern __shared__ float4 memory[];
   Shared& shared = *reinterpret_cast<Shared*>(memory);
   constexpr int kWidth = KV_HEADS * HEAD_DIM;
@@ -78,7 +82,7 @@ extern "C" __global__ void __launch_bounds__(kThreads)
   float largest[4];
   float weight[4] = {};
 #pragma unroll
-  for (int i = 0; i < 4; ++i) largest[i] = -1e30F;  // Below any score, and finite: no NaN below.
+  for (int i = 0; i < 4; ++i) largest[i] = kUnseen;  // Finite: no NaN where nothing is seen yet.
 
   for (int tile = seen_from; tile < seen_to; tile += kTile) {
     // Scores: 4×4 a thread.
@@ -111,13 +115,12 @@ extern "C" __global__ void __launch_bounds__(kThreads)
     for (int i = 0; i < 4; ++i) {
       const int position = place.position + first + ty * 4 + i;
       float most = largest[i];
-      bool seen[4];
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
         const int key = tile + tx * 4 + j;
-        seen[j] = key <= position && (window <= 0 || key > position - window);
-        score[i][j] *= scale * kLog2E;
-        if (seen[j]) most = fmaxf(most, score[i][j]);
+        const bool seen = key <= position && (window <= 0 || key > position - window);
+        score[i][j] = seen ? score[i][j] * (scale * kLog2E) : kUnseen;
+        most = fmaxf(most, score[i][j]);
       }
 #pragma unroll
       for (int step = 8; step > 0; step /= 2)
@@ -125,7 +128,7 @@ extern "C" __global__ void __launch_bounds__(kThreads)
       float total = 0;
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
-        const float p = seen[j] ? power_of_two(score[i][j] - most) : 0.0F;
+        const float p = score[i][j] == kUnseen ? 0.0F : power_of_two(score[i][j] - most);
         shared.weights[ty * 4 + i][tx * 4 + j] = p;
         total += p;
       }

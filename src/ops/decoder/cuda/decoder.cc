@@ -68,6 +68,7 @@ struct Activations {
     gate_up = values(2 * s.ffn, size);
     gated = values(s.ffn, size);
     scratch = cuda::DeviceBuffer(stream, scratch_bytes);
+    cuda::fill_bytes(stream, scratch.address(), 0, scratch_bytes);
   }
 };
 
@@ -304,16 +305,16 @@ class CudaDecoder final : public DeviceDecoder {
                                               .kv = kv,
                                               .layer = static_cast<int>(i),
                                               .rows = rows};
-      kernels_.rope_store(stream_, at,
-                          {.bias = layer.qkv_bias.address(),
-                           .q_norm = layer.q_norm.address(),
-                           .k_norm = layer.k_norm.address(),
-                           .cosine = cosine_.address(),
-                           .sine = sine_.address()});
+      const gpu::DecoderKernels::Rope rope{.bias = layer.qkv_bias.address(),
+                                           .q_norm = layer.q_norm.address(),
+                                           .k_norm = layer.k_norm.address(),
+                                           .cosine = cosine_.address(),
+                                           .sine = sine_.address()};
       if (one_sequence) {
+        kernels_.rope_store(stream_, at, rope);
         kernels_.attend_prefill(stream_, at, a.attended.address());
       } else {
-        kernels_.attend_decode(stream_, at, a.scratch.address(), a.attended.address());
+        kernels_.attend_decode(stream_, at, rope, a.scratch.address(), a.attended.address());
       }
       product(*layer.o, a.attended.address(), q_width, a.delta.address(), shape_.hidden, rows);
       kernels_.add_norm(stream_, a.hidden.address(), a.delta.address(), layer.o_bias.address(),

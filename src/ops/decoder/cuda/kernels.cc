@@ -105,6 +105,7 @@ cuda::Source decode_source(const DecoderShape& shape, DType dtype, DType kv) {
   cuda::Source source =
       cache_source("attend_decode", "ops/attention/cuda/decode.cu", shape, dtype, kv);
   source.defines.push_back(fmt::format("GROUP={}", group_of(shape)));
+  source.defines.push_back(fmt::format("HEAD_NORM={}", shape.head_norm ? 1 : 0));
   return source;
 }
 
@@ -138,10 +139,7 @@ const DecoderKernels::ForCache& DecoderKernels::for_cache(DType kv) {
   made.rope_store = cuda::Kernel(device_, rope_source(shape_, dtype_, kv), "rope_store");
   made.prefill = cuda::Kernel(device_, prefill_source(shape_, dtype_, kv), "attend_prefill");
   made.prefill.allow_shared(prefill_shared(shape_.head_dim));
-  const cuda::Cubin decode =
-      cuda::compile(decode_source(shape_, dtype_, kv), device_.facts().arch());
-  made.decode = cuda::Kernel(device_, decode, "attend_decode");
-  made.combine = cuda::Kernel(device_, decode, "attend_combine");
+  made.decode = cuda::Kernel(device_, decode_source(shape_, dtype_, kv), "attend_decode");
   return for_cache_.emplace(kv, std::move(made)).first->second;
 }
 
@@ -149,29 +147,36 @@ int DecoderKernels::window(int layer) const {
   return layer >= shape_.window_first_layer ? static_cast<int>(shape_.window) : 0;
 }
 
+std::int64_t DecoderKernels::groups() const {
+  return shape_.heads / group_of(shape_);
+}
+
+cuda::Launch DecoderKernels::shaped(cuda::Grid grid, unsigned threads,
+                                    std::size_t shared_bytes) const {
+  return {.grid = grid,
+          .threads = threads,
+          .shared_bytes = shared_bytes,
+          .overlaps_previous = device_.facts().major >= 9};
+}
+
 void DecoderKernels::embedding(const cuda::Stream& stream, Address table, Address places,
                                Address hidden, std::int64_t rows) const {
-  embedding_.launch(stream,
-                    {.grid = {static_cast<unsigned>(rows)}, .threads = row_threads(shape_.hidden)},
+  embedding_.launch(stream, shaped({static_cast<unsigned>(rows)}, row_threads(shape_.hidden)),
                     table, places, hidden);
 }
 
 void DecoderKernels::add_norm(const cuda::Stream& stream, Address hidden, Address delta,
                               Address bias, Address weight, Address normed,
                               std::int64_t rows) const {
-  add_norm_.launch(stream,
-                   {.grid = {static_cast<unsigned>(rows)}, .threads = row_threads(shape_.hidden)},
+  add_norm_.launch(stream, shaped({static_cast<unsigned>(rows)}, row_threads(shape_.hidden)),
                    hidden, delta, bias, weight, shape_.eps, normed);
 }
 
 void DecoderKernels::rope_store(const cuda::Stream& stream, const Attention& at, const Rope& rope) {
+  const unsigned heads = blocks(shape_.heads + 2 * shape_.kv_heads, kRopeWarps);
   for_cache(at.kv).rope_store.launch(
-      stream,
-      {.grid = {blocks(shape_.heads + 2 * shape_.kv_heads, kRopeWarps),
-                static_cast<unsigned>(at.rows)},
-       .threads = kRopeWarps * 32},
-      at.qkv, rope.bias, rope.q_norm, rope.k_norm, shape_.eps, rope.cosine, rope.sine, at.places,
-      at.layer);
+      stream, shaped({heads, static_cast<unsigned>(at.rows)}, kRopeWarps * 32), at.qkv, rope.bias,
+      rope.q_norm, rope.k_norm, shape_.eps, rope.cosine, rope.sine, at.places, at.layer);
 }
 
 void DecoderKernels::attend_prefill(const cuda::Stream& stream, const Attention& at, Address out) {
@@ -179,53 +184,46 @@ void DecoderKernels::attend_prefill(const cuda::Stream& stream, const Attention&
       static_cast<long long>((shape_.heads + 2 * shape_.kv_heads) * shape_.head_dim);
   for_cache(at.kv).prefill.launch(
       stream,
-      {.grid = {blocks(at.rows, kPrefillTile), static_cast<unsigned>(shape_.heads)},
-       .threads = kPrefillThreads,
-       .shared_bytes = prefill_shared(shape_.head_dim)},
+      shaped({blocks(at.rows, kPrefillTile), static_cast<unsigned>(shape_.heads)}, kPrefillThreads,
+             prefill_shared(shape_.head_dim)),
       at.qkv, q_stride, at.places, at.layer, static_cast<int>(at.rows), window(at.layer),
       1.0F / std::sqrt(static_cast<float>(shape_.head_dim)), out);
 }
 
 std::int64_t DecoderKernels::splits(std::int64_t rows) const {
-  // Two blocks for each multiprocessor keep its loads in flight.
-  const std::int64_t others = rows * shape_.heads / group_of(shape_);
-  return std::clamp<std::int64_t>((2 * device_.facts().multiprocessors + others - 1) / others, 1,
+  // Four blocks for each multiprocessor keep its loads in flight.
+  const std::int64_t others = rows * groups();
+  return std::clamp<std::int64_t>((4 * device_.facts().multiprocessors + others - 1) / others, 1,
                                   kMostSplits);
 }
 
 std::size_t DecoderKernels::decode_scratch(std::int64_t rows) const {
-  return static_cast<std::size_t>(rows * shape_.heads * splits(rows) * (shape_.head_dim + 2)) *
-         sizeof(float);
+  const std::int64_t parts = rows * shape_.heads * splits(rows);
+  return static_cast<std::size_t>(parts * (shape_.head_dim + 2) + rows * groups()) * sizeof(float);
 }
 
-void DecoderKernels::attend_decode(const cuda::Stream& stream, const Attention& at, Address scratch,
-                                   Address out) {
-  const auto q_stride =
-      static_cast<long long>((shape_.heads + 2 * shape_.kv_heads) * shape_.head_dim);
-  const std::int64_t parts = splits(at.rows);
-  const Address stats =
-      scratch +
-      static_cast<Address>(at.rows * shape_.heads * parts * shape_.head_dim) * sizeof(float);
-  const ForCache& kernels = for_cache(at.kv);
-  kernels.decode.launch(stream,
-                        {.grid = {static_cast<unsigned>(shape_.heads / group_of(shape_)),
-                                  static_cast<unsigned>(parts), static_cast<unsigned>(at.rows)},
-                         .threads = kDecodeThreads},
-                        at.qkv, q_stride, at.places, at.layer, window(at.layer),
-                        1.0F / std::sqrt(static_cast<float>(shape_.head_dim)), scratch, stats);
-  kernels.combine.launch(
+void DecoderKernels::attend_decode(const cuda::Stream& stream, const Attention& at,
+                                   const Rope& rope, Address scratch, Address out) {
+  const std::int64_t count = splits(at.rows);
+  const auto parts = static_cast<Address>(at.rows * shape_.heads * count);
+  const Address stats = scratch + parts * static_cast<Address>(shape_.head_dim) * sizeof(float);
+  const Address arrived = stats + parts * 2 * sizeof(float);
+  for_cache(at.kv).decode.launch(
       stream,
-      {.grid = {static_cast<unsigned>(shape_.heads), static_cast<unsigned>(at.rows)},
-       .threads = static_cast<unsigned>(shape_.head_dim)},
-      scratch, stats, static_cast<int>(parts), at.places, out);
+      shaped({static_cast<unsigned>(groups()), static_cast<unsigned>(count),
+              static_cast<unsigned>(at.rows)},
+             kDecodeThreads),
+      at.qkv, rope.bias, rope.q_norm, rope.k_norm, shape_.eps, rope.cosine, rope.sine, at.places,
+      at.layer, window(at.layer), 1.0F / std::sqrt(static_cast<float>(shape_.head_dim)), scratch,
+      stats, arrived, out);
 }
 
 void DecoderKernels::swiglu(const cuda::Stream& stream, Address both, Address bias, Address y,
                             std::int64_t rows) const {
   swiglu_.launch(
       stream,
-      {.grid = {blocks(shape_.ffn, std::int64_t{kSwigluThreads} * 4), static_cast<unsigned>(rows)},
-       .threads = kSwigluThreads},
+      shaped({blocks(shape_.ffn, std::int64_t{kSwigluThreads} * 4), static_cast<unsigned>(rows)},
+             kSwigluThreads),
       both, bias, y);
 }
 
@@ -254,6 +252,7 @@ std::vector<cuda::Source> decoder_kernel_sources() {
       shape(3584, 18944, 28, 4, 128, false),   // Qwen2 7B: groups of 7
       shape(8192, 28672, 64, 8, 80, false),    // A head that is no power of two
       shape(32, 40, 4, 2, 10, false),          // A head without pieces of 16 bytes
+      shape(32, 48, 4, 2, 8, false),           // One piece of 16 bytes a head
       shape(5120, 13824, 32, 2, 256, false),   // The widest head, the largest group
   };
   constexpr DType kDtypes[] = {DType::kF32, DType::kF16, DType::kBF16};

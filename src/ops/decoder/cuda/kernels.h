@@ -40,13 +40,16 @@ class DecoderKernels {
     Address q_norm = 0, k_norm = 0;
     Address cosine = 0, sine = 0;  ///< positions × head_dim/2
   };
+  /// Rotates q in place, and stores rotated k and v in the cache: before attend_prefill.
   void rope_store(const cuda::Stream& stream, const Attention& at, const Rope& rope);
 
   /// Rows of one sequence at neighbouring positions. out: rows × heads·head_dim
   void attend_prefill(const cuda::Stream& stream, const Attention& at, Address out);
 
-  /// Rows of different sequences. `scratch` has decode_scratch(rows) bytes.
-  void attend_decode(const cuda::Stream& stream, const Attention& at, Address scratch, Address out);
+  /// Rows of different sequences, with all that rope_store does. `scratch` has decode_scratch(rows)
+  /// bytes, which were zero before its first use.
+  void attend_decode(const cuda::Stream& stream, const Attention& at, const Rope& rope,
+                     Address scratch, Address out);
   [[nodiscard]] std::size_t decode_scratch(std::int64_t rows) const;
 
   /// y = silu(gate) ⊙ up.  both: rows × 2·ffn
@@ -58,11 +61,15 @@ class DecoderKernels {
 
  private:
   struct ForCache {
-    cuda::Kernel rope_store, prefill, decode, combine;
+    cuda::Kernel rope_store, prefill, decode;
   };
   const ForCache& for_cache(DType kv);
   [[nodiscard]] std::int64_t splits(std::int64_t rows) const;
   [[nodiscard]] int window(int layer) const;
+  [[nodiscard]] std::int64_t groups() const;  ///< Blocks of a split and row.
+  /// A launch that may overlap the kernel before, where the device can.
+  [[nodiscard]] cuda::Launch shaped(cuda::Grid grid, unsigned threads,
+                                    std::size_t shared_bytes = 0) const;
 
   const cuda::Device& device_;
   DecoderShape shape_;

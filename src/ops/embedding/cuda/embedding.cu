@@ -1,12 +1,15 @@
 // hidden[t] = table row of token t, as f32. One block a token.
 //
 // WIDTH, THREADS; X: dtype of the table.
+#include "cuda/dependent.cuh"
 #include "cuda/number.cuh"
 #include "cuda/vector_load.cuh"
 #include "ops/attention/cuda/place.cuh"
 
 extern "C" __global__ void __launch_bounds__(THREADS)
     embedding(const X* table, const Place* places, float* hidden) {
+  wait_for_previous();
+  let_next_start();
   const i64 row = blockIdx.x;
   const X* from = table + static_cast<i64>(places[row].token) * WIDTH;
   for (int at = threadIdx.x * 4; at < WIDTH; at += THREADS * 4) {

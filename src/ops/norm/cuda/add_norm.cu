@@ -3,6 +3,7 @@
 // The residual stream stays in f32; what a layer adds to it comes in X, what the next one reads
 // leaves in X. One block a token, whose row stays in registers between the two.
 // WIDTH (a multiple of 4), THREADS (whole warps); X: dtype of delta and normed.
+#include "cuda/dependent.cuh"
 #include "cuda/number.cuh"
 #include "cuda/vector_load.cuh"
 
@@ -26,6 +27,15 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     add_norm(float* hidden, const X* delta, const float* bias, const float* weight, float eps,
              X* normed) {
   const i64 row = static_cast<i64>(blockIdx.x) * WIDTH;
+  float w[kPieces][4];
+#pragma unroll
+  for (int p = 0; p < kPieces; ++p) {
+    const int at = (p * THREADS + threadIdx.x) * 4;
+    if (at >= WIDTH) break;
+    *reinterpret_cast<float4*>(w[p]) = *reinterpret_cast<const float4*>(weight + at);
+  }
+  wait_for_previous();
+  let_next_start();
   float x[kPieces][4];
   float squares = 0;
 #pragma unroll
@@ -50,7 +60,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     if (at >= WIDTH) break;
     Pack<X, 4> out;
 #pragma unroll
-    for (int i = 0; i < 4; ++i) out.value[i] = from_float<X>(x[p][i] * scale * weight[at + i]);
+    for (int i = 0; i < 4; ++i) out.value[i] = from_float<X>(x[p][i] * scale * w[p][i]);
     *reinterpret_cast<Pack<X, 4>*>(normed + row + at) = out;
   }
 }
