@@ -119,6 +119,19 @@ std::vector<std::string> compile_all(std::span<const Candidate> candidates, std:
   return complaints;
 }
 
+/// Place of the kernel that is taken: the fastest, or the smallest that is within `factor` of it.
+std::size_t smallest_of_the_fast(const Choice& choice, double factor) {
+  const auto fastest = std::find_if(choice.tried.begin(), choice.tried.end(),
+                                    [&](const Tried& t) { return t.name == choice.name; });
+  auto best = static_cast<std::size_t>(fastest - choice.tried.begin());
+  for (std::size_t i = 0; factor > 1 && i < choice.tried.size(); ++i) {
+    const Tried& tried = choice.tried[i];
+    const bool fast = tried.measured_us > 0 && tried.measured_us <= choice.time_us * factor;
+    if (fast && tried.bytes < choice.tried[best].bytes) best = i;
+  }
+  return best;
+}
+
 }  // namespace
 
 std::vector<Candidate> enumerate(const Problem& problem, const PatternStats& pattern,
@@ -172,8 +185,9 @@ Choice choose(const Weight& weight, const Problem& problem, const cuda::Stream& 
   if (!options.only.empty())
     std::erase_if(candidates,
                   [&](const Candidate& c) { return !c.name.starts_with(options.only); });
-  const ChoiceCache cache(options.use_cache && options.only.empty(),
-                          key_of(problem, *weight.pattern, device, candidates));
+  Json key = key_of(problem, *weight.pattern, device, candidates);
+  key["given_for_bytes"] = options.given_for_bytes;
+  const ChoiceCache cache(options.use_cache && options.only.empty(), key);
 
   Choice choice;
   if (const std::optional<Tried> known = cache.find()) {
@@ -235,13 +249,20 @@ Choice choose(const Weight& weight, const Problem& problem, const cuda::Stream& 
     fail(ErrorKind::kUnsupported, "GPU: no kernel for a {}x{} weight of {} and {} columns: {}",
          problem.m, problem.k, to_string(problem.weight), problem.n,
          choice.tried.empty() ? "no family supports it" : choice.tried.front().reason);
+  const std::size_t kept = smallest_of_the_fast(choice, options.given_for_bytes);
+  const Tried chosen = choice.tried[kept];
+  if (chosen.name != choice.name) {
+    choice.op = candidates[kept].build(weight, stream);
+    choice.name = chosen.name;
+    choice.time_us = chosen.measured_us;
+  }
   std::stable_sort(choice.tried.begin(), choice.tried.end(), [](const Tried& a, const Tried& b) {
     const bool measured_a = a.measured_us > 0;
     const bool measured_b = b.measured_us > 0;
     if (measured_a != measured_b) return measured_a;
     return measured_a && a.measured_us < b.measured_us;
   });
-  cache.store(choice.tried.front());
+  cache.store(chosen);
   return choice;
 }
 

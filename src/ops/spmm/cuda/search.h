@@ -17,6 +17,8 @@ struct SearchOptions {
   int measure_best = 16;       ///< Candidates that are compiled and measured.
   double time_budget_s = 2.0;  ///< Measuring stops after this long.
   std::string only;            ///< Candidates whose name starts with this; empty: all.
+  double given_for_bytes = 1;  ///< Of the kernels within this factor of the fastest, the smallest
+                               ///< is taken.
   bool use_cache = true;       ///< Takes and keeps choices in the cache folder.
 };
 
