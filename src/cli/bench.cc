@@ -232,8 +232,10 @@ void bench_model(const Flags& flags, const Session& session, const std::string& 
   const LoadOptions load = load_options(flags, session);
   std::unique_ptr<Model> model;
   double load_s = 0;
+  bool counts_peak = false;
   const auto load_model = [&] {
     model.reset();
+    counts_peak = reset_peak_resident();
     const auto start = std::chrono::steady_clock::now();
     model = session.load_model(flags.model.directory, load);
     load_s = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
