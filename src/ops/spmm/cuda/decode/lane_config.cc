@@ -31,6 +31,14 @@ int token_tiles_of(std::int64_t n) {
   return 8;
 }
 
+/// Clusters that run at once. They do not straddle the groups that multiprocessors come in: 16 or
+/// 18 on an H100, of which four at a time leave two over.
+int resident_clusters(int multiprocessors, int split) {
+  constexpr int kOfGroup = 16;
+  if (split <= 2 || multiprocessors < kOfGroup) return multiprocessors / split;
+  return multiprocessors / kOfGroup * (kOfGroup / split);
+}
+
 const char* type_name(DType dtype) {
   return dtype == DType::kF16 ? "f16" : dtype == DType::kBF16 ? "bf16" : "float";
 }
@@ -97,7 +105,7 @@ std::vector<LaneConfig> lane_configs(const Problem& problem, double density,
         const int most_sums = warps <= 8 ? kMostSumsWide : kMostSums;
         const int most_strips = std::min(kMostStrips, most_sums / (4 * token_tiles));
         // One cluster for each group of multiprocessors, or whole rounds of them.
-        const std::int64_t resident = std::max(1, device.multiprocessors / split);
+        const std::int64_t resident = std::max(1, resident_clusters(device.multiprocessors, split));
         const std::int64_t rounds =
             divide_up(strips, resident * row_warps * std::int64_t{most_strips});
         const std::int64_t tiles = std::min(resident * rounds, divide_up(strips, row_warps));
@@ -155,7 +163,7 @@ double estimate_us(const LaneConfig& config, const Problem& problem, double dens
       positions * std::max(instructions / (4 * issued), wavefronts / kSharedReached) / clocks_a_us;
   const double longest = std::max({memory_us, l2_us, decode_us});
   constexpr double kLaunchUs = 3.0;
-  const double ends_us = 0.5 * (config.split > 1 ? 1 : 0) + 0.25 * config.token_tiles;
+  const double ends_us = 1.5 * (config.split > 1 ? 1 : 0) + 0.25 * config.token_tiles;
   return kLaunchUs + ends_us + longest + 0.15 * std::min(memory_us, decode_us);
 }
 
