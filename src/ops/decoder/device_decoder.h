@@ -39,7 +39,7 @@ struct DeviceLayerWeights {
   std::span<const float> qkv_bias, o_bias, gate_up_bias, down_bias;
 };
 
-/// Keys and values of one sequence in a device's memory. It must not outlive its decoder.
+/// Keys and values of one sequence in a device's memory.
 class DeviceKv {
  public:
   virtual ~DeviceKv() = default;

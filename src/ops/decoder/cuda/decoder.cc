@@ -25,12 +25,14 @@ constexpr std::int64_t kFewestPositions = 4096;
 
 class CudaKv final : public DeviceKv {
  public:
-  CudaKv(const cuda::Stream& stream, const DecoderShape& shape, std::int64_t capacity, DType dtype)
-      : dtype_(dtype),
+  CudaKv(std::shared_ptr<const cuda::Stream> stream, const DecoderShape& shape,
+         std::int64_t capacity, DType dtype)
+      : stream_(std::move(stream)),
+        dtype_(dtype),
         capacity_(capacity),
-        memory_(stream, static_cast<std::size_t>(2 * shape.layers * capacity * shape.kv_heads *
-                                                 shape.head_dim) *
-                            size_of(dtype)) {}
+        memory_(*stream_, static_cast<std::size_t>(2 * shape.layers * capacity * shape.kv_heads *
+                                                   shape.head_dim) *
+                              size_of(dtype)) {}
   [[nodiscard]] DType dtype() const { return dtype_; }
   [[nodiscard]] gpu::Place place(std::int32_t token, std::int64_t position) const {
     return {.memory = memory_.address(),
@@ -41,6 +43,7 @@ class CudaKv final : public DeviceKv {
   [[nodiscard]] std::int64_t capacity() const { return capacity_; }
 
  private:
+  std::shared_ptr<const cuda::Stream> stream_;  // Frees the memory, perhaps after the decoder.
   DType dtype_;
   std::int64_t capacity_;
   cuda::DeviceBuffer memory_;
@@ -91,7 +94,8 @@ class CudaDecoder final : public DeviceDecoder {
       : shape_(shape),
         options_(options),
         pool_(pool),
-        stream_(cuda::Device::get()),
+        shared_stream_(std::make_shared<const cuda::Stream>(cuda::Device::get())),
+        stream_(*shared_stream_),
         kernels_(stream_.device(), shape_, options.dtype),
         maker_(stream_, options, pool) {}
 
@@ -146,7 +150,7 @@ class CudaDecoder final : public DeviceDecoder {
   [[nodiscard]] std::string device_name() const override { return stream_.device().facts().name; }
 
   [[nodiscard]] std::shared_ptr<DeviceKv> make_kv(std::int64_t capacity, DType dtype) override {
-    return std::make_shared<CudaKv>(stream_, shape_, capacity, dtype);
+    return std::make_shared<CudaKv>(shared_stream_, shape_, capacity, dtype);
   }
 
   void prefill(std::span<const std::int32_t> ids, DeviceKv& given, std::int64_t first_position,
@@ -342,7 +346,8 @@ class CudaDecoder final : public DeviceDecoder {
   DecoderShape shape_;
   DeviceDecoderOptions options_;
   ThreadPool& pool_;
-  cuda::Stream stream_;  // Before everything that lies in its memory.
+  std::shared_ptr<const cuda::Stream> shared_stream_;  // Before everything in its memory.
+  const cuda::Stream& stream_;
   gpu::DecoderKernels kernels_;
   gpu::WeightMaker maker_;
   std::vector<Layer> layers_;
