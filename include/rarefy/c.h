@@ -201,11 +201,11 @@ typedef struct rarefy_matrix rarefy_matrix;
 /* Packs a copy of the M x K weight whose element (r, c) lies at dense[r * row_stride + c]; strides
  * count elements, 0 means `cols`. Values keep their dtype; zeros of either sign are not stored.
  * `format` (NUL-terminated): "dense", "csr", "csr16", "bitmap", "window", "csb", "delta4",
- * "delta8", "sell8", "sell16", "N:M" such as "2:4", "bsrRxC" such as "bsr16x32"; or NULL: the planner takes
- * what is fastest here at 1 and at 128 columns, which may measure for seconds the first time and
- * is then cached.
- * Errors: RAREFY_INVALID_ARGUMENT for an unknown format, dtype, a negative shape or a stride below
- * `cols`; RAREFY_UNSUPPORTED when the format cannot hold this shape or these values. */
+ * "delta8", "sell8", "sell16", "N:M" such as "2:4", "bsrRxC" such as "bsr16x32"; or NULL: the
+ * planner takes what is fastest here at 1 and at 128 columns, which may measure for seconds the
+ * first time and is then cached. Errors: RAREFY_INVALID_ARGUMENT for an unknown format, dtype, a
+ * negative shape or a stride below `cols`; RAREFY_UNSUPPORTED when the format cannot hold this
+ * shape or these values. */
 rarefy_status rarefy_matrix_pack(const void* dense, rarefy_dtype dtype, int64_t rows, int64_t cols,
                                  int64_t row_stride, const char* format, rarefy_matrix** matrix);
 void rarefy_matrix_free(rarefy_matrix* matrix);
