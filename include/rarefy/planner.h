@@ -105,8 +105,8 @@ Roofline roofline(const SpmmKernel& kernel, const FormatSpec& spec, const Patter
                   const SpmmProblem& problem, const MachineCeilings& ceilings);
 
 /// Bytes that a weight of this pattern will take packed in `spec`, before packing it: exact for
-/// dense, CSR, N:M and BSR of the shapes that `pattern` counts, within a few per cent for the others
-/// where the nonzeros lie at random within a block.
+/// dense, CSR, N:M and BSR of the shapes that `pattern` counts, within a few per cent for the
+/// others where the nonzeros lie at random within a block.
 std::size_t estimate_packed_bytes(const FormatSpec& spec, const PatternStats& pattern, DType dtype);
 
 /// One weight of a model that is planned as a whole.

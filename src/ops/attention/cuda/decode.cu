@@ -170,7 +170,12 @@ extern "C" __global__ void __launch_bounds__(kWarps * 32)
     KV* values = keys + static_cast<i64>(place.capacity) * kWidth;
     const i64 angles = static_cast<i64>(place.position) * (HEAD_DIM / 2);
     const Token token{qkv + static_cast<i64>(blockIdx.z) * (HEADS + 2 * KV_HEADS) * HEAD_DIM,
-                      bias, q_norm, k_norm, cosine + angles, sine + angles, eps};
+                      bias,
+                      q_norm,
+                      k_norm,
+                      cosine + angles,
+                      sine + angles,
+                      eps};
     for (int g = warp; g < GROUP; g += kWarps)
       store(token.rotated(first_head + g, q_norm), queries[g]);
     if (end == length) {
@@ -227,8 +232,7 @@ extern "C" __global__ void __launch_bounds__(kWarps * 32)
                 dot += query[g][turn][j] * to_float(key[i][turn].value[j]);
             }
 #pragma unroll
-            for (int half = kLanes / 2; half > 0; half /= 2)
-              dot += __shfl_xor_sync(~0U, dot, half);
+            for (int half = kLanes / 2; half > 0; half /= 2) dot += __shfl_xor_sync(~0U, dot, half);
             if (lane_in_row == 0) scores[g][first - tile + (step + i) * kRowsAtOnce] = dot;
           }
         }
@@ -275,8 +279,7 @@ extern "C" __global__ void __launch_bounds__(kWarps * 32)
 #pragma unroll
       for (int step = 0; step < kSteps; step += kInFlight) {
         if (tile + step * kRowsAtOnce >= end) break;
-        if (step > 0)
-          fetch(value_rows, first + step * kRowsAtOnce, end - 1, lane_in_row, value);
+        if (step > 0) fetch(value_rows, first + step * kRowsAtOnce, end - 1, lane_in_row, value);
 #pragma unroll
         for (int i = 0; i < kInFlight; ++i) {
 #pragma unroll

@@ -8,9 +8,9 @@
 #include "cuda/vector_load.cuh"
 #include "ops/attention/cuda/place.cuh"
 
-constexpr int kTile = 64;     // Queries of a block, and keys of a step.
-constexpr int kThreads = 256; // 16×16: each has 4×4 scores, and 4 rows × HEAD_DIM/16 results.
-constexpr int kDepth = 16;    // Of HEAD_DIM at once.
+constexpr int kTile = 64;      // Queries of a block, and keys of a step.
+constexpr int kThreads = 256;  // 16×16: each has 4×4 scores, and 4 rows × HEAD_DIM/16 results.
+constexpr int kDepth = 16;     // Of HEAD_DIM at once.
 constexpr int kStride = kTile + 4;
 constexpr int kColumns = (HEAD_DIM + 15) / 16;
 constexpr int kPadded = (HEAD_DIM + 3) / 4 * 4;
@@ -123,8 +123,7 @@ extern "C" __global__ void __launch_bounds__(kThreads, 2)
         most = fmaxf(most, score[i][j]);
       }
 #pragma unroll
-      for (int step = 8; step > 0; step /= 2)
-        most = fmaxf(most, __shfl_xor_sync(~0U, most, step));
+      for (int step = 8; step > 0; step /= 2) most = fmaxf(most, __shfl_xor_sync(~0U, most, step));
       float total = 0;
 #pragma unroll
       for (int j = 0; j < 4; ++j) {

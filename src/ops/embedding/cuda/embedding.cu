@@ -15,7 +15,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
   for (int at = threadIdx.x * 4; at < WIDTH; at += THREADS * 4) {
     const auto values = *reinterpret_cast<const Pack<X, 4>*>(from + at);
     *reinterpret_cast<float4*>(hidden + row * WIDTH + at) =
-        make_float4(to_float(values.value[0]), to_float(values.value[1]),
-                    to_float(values.value[2]), to_float(values.value[3]));
+        make_float4(to_float(values.value[0]), to_float(values.value[1]), to_float(values.value[2]),
+                    to_float(values.value[3]));
   }
 }

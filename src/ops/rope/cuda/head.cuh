@@ -51,9 +51,8 @@ __device__ __forceinline__ void store(const Head& head, T* to) {
 
 __device__ __forceinline__ void normalise(Head& head, const float* weight, float eps) {
   float squares = 0;
-  each_pair([&](int i, int) {
-    squares += head.low[i] * head.low[i] + head.high[i] * head.high[i];
-  });
+  each_pair(
+      [&](int i, int) { squares += head.low[i] * head.low[i] + head.high[i] * head.high[i]; });
   const float scale = rsqrtf(warp_sum(squares) / HEAD_DIM + eps);
   each_pair([&](int i, int at) {
     head.low[i] *= scale * weight[at];

@@ -21,8 +21,8 @@ __device__ __forceinline__ Best better(Best a, Best b) {
 __device__ __forceinline__ Best warp_best(Best best) {
 #pragma unroll
   for (int step = 16; step > 0; step /= 2) {
-    best = better(best, {__shfl_xor_sync(~0U, best.logit, step),
-                         __shfl_xor_sync(~0U, best.id, step)});
+    best =
+        better(best, {__shfl_xor_sync(~0U, best.logit, step), __shfl_xor_sync(~0U, best.id, step)});
   }
   return best;
 }
