@@ -3,26 +3,18 @@
 #include "ops/spmm/cpu/bitmap_gemm.h"
 
 #include <algorithm>
-#include <cmath>
 
 #include "base/check.h"
 #include "formats/bitmap.h"
 #include "ops/spmm/cpu/row_blocks.h"
-#include "ops/spmm/cpu/strip_activations.h"
-#include "ops/spmm/cpu/strip_sums.h"
-#include "ops/spmm/epilogue.h"
-#include "ops/spmm/kernel.h"
+#include "ops/spmm/cpu/strip_panels.h"
 #include "ops/spmm/scratch.h"
 
 namespace rarefy {
 namespace {
 
-constexpr std::int64_t kTokensAtOnce = 256;
-constexpr std::int64_t kTileBytes = 1024;
-constexpr std::int64_t kTileK = 32;
-/// Activations of a range of K, and the most tiles of k a panel has: what stays in a 2 MiB L2.
-constexpr std::int64_t kRangeBytes = 600 << 10;
-constexpr std::int64_t kMostTiles = 64;
+using strip::kTileBytes;
+
 constexpr std::int64_t kSumBytes = 1 << 20;
 
 /// One thread's strips for a set of tokens.
@@ -32,29 +24,20 @@ class Worker {
          std::int64_t n)
       : a_(a), x_(x), epilogue_(epilogue), n_(n) {
     const std::int64_t tiles = a.tiles_per_block();
-    const std::int64_t most = std::clamp<std::int64_t>(
-        kRangeBytes / (std::int64_t{x.token_tiles} * x.parts * kTileBytes), 1, kMostTiles);
-    ranges_ = (tiles + most - 1) / most;
-    range_tiles_ = (tiles + ranges_ - 1) / ranges_;
+    range_tiles_ = strip::panel_range_tiles(x, tiles, strip::kPanelRangeBytes);
+    ranges_ = (tiles + range_tiles_ - 1) / range_tiles_;
   }
 
   void run(std::int64_t begin, std::int64_t end) {
-    if (begin == end) return;
-    strip::amx_begin(x_.tokens);
-    const std::int64_t strip_bytes =
-        std::int64_t{x_.token_tiles} * strip::kSumTileFloats * std::int64_t{sizeof(float)};
-    const std::int64_t round =
-        std::max<std::int64_t>(1, kSumBytes / strip_bytes / strip::kStripsAStore) *
-        strip::kStripsAStore;
-    for (std::int64_t s = begin; s < end; s += round) run_round(s, std::min(end, s + round));
-    strip::amx_end();
+    strip::for_each_round(x_, begin, end, kSumBytes, strip::kStripsAStore,
+                          [this](std::int64_t from, std::int64_t to) { run_round(from, to); });
   }
 
  private:
   void run_round(std::int64_t begin, std::int64_t end) {
     const std::int64_t strips = end - begin;
     const std::int64_t pairs = (strips + 1) / 2;
-    const std::int64_t strip_floats = std::int64_t{x_.token_tiles} * strip::kSumTileFloats;
+    const std::int64_t strip_floats = strip::strip_floats(x_);
     Scratch sums_storage(
         strip::huge_page_bytes(static_cast<std::size_t>(strips * strip_floats) * sizeof(float)));
     Scratch streams(static_cast<std::size_t>(strips) * sizeof(const std::byte*));
@@ -85,25 +68,15 @@ class Worker {
     for (std::int64_t u = 0; u < units; ++u) {
       const strip::BitmapPanel& now = panel;
       const std::int64_t s = u % pairs * 2;
-      const strip::Unit unit{.values = now.to,
-                             .columns = nullptr,
-                             .block_stride = 0,
-                             .strip_stride = now.strip_stride,
-                             .width = now.tiles * kTileK,
-                             .first_k = u / pairs * range_tiles_ * kTileK,
-                             .blocks = 1,
-                             .strips = now.strips,
-                             .sums = sums + s * strip_floats,
-                             .add = u >= pairs};
+      const strip::Unit unit = strip::panel_unit(now.to, now.strip_stride, u / pairs * range_tiles_,
+                                                 now.tiles, now.strips, sums + s * strip_floats);
       // The last unit has nothing left to decode beside it.
       strip::BitmapPanel next = u + 1 < units ? panel_of(u + 1) : strip::BitmapPanel{};
       strip::run_bitmap_amx(unit, x_, next);
       if (u + 1 < units) keep_streams(u + 1, next);
       panel = next;
     }
-    for (std::int64_t s = 0; s < strips; s += strip::kStripsAStore)
-      strip::store_sums(epilogue_, sums + s * strip_floats, begin + s,
-                        std::min(strip::kStripsAStore, strips - s), x_, n_, a_.rows());
+    strip::store_all_sums(epilogue_, sums, begin, end, x_, n_, a_.rows());
   }
 
   const BitmapMatrix& a_;
@@ -128,33 +101,25 @@ class BitmapAmxPanels final : public SpmmKernel {
                               const SpmmProblem& p) const override {
     // 3.7 cycles a vector of 32 weights; a product takes 57, as with dense tiles. Half of the
     // shorter of the two hides behind the other.
-    const double tiles =
-        std::ceil(static_cast<double>(p.m) / 16) * std::ceil(static_cast<double>(p.k) / kTileK);
-    const double passes = std::ceil(static_cast<double>(p.n) / kTokensAtOnce);
-    const double parts = strip::amx_parts(p.activations, p.precision);
-    const double products = tiles * std::ceil(static_cast<double>(p.n) / 16) * parts * 57;
-    const double decode = tiles * passes * 16 * 3.7;
-    const auto n = static_cast<double>(p.n);
-    return {.bytes = passes * estimated_bytes(spec, pattern, p.weight) + activation_bytes(p),
-            .cycles = std::max(products, decode) + 0.5 * std::min(products, decode) +
-                      0.25 * n * static_cast<double>(p.k) * parts +
-                      0.3 * n * static_cast<double>(p.m)};
+    const strip::PanelCounts counts(p);
+    const double products = counts.products * 57;
+    const double decode = counts.tiles * counts.turns * 16 * 3.7;
+    return {
+        .bytes = counts.turns * estimated_bytes(spec, pattern, p.weight) + activation_bytes(p),
+        .cycles = std::max(products, decode) + 0.5 * std::min(products, decode) + counts.around};
   }
 
   void run(const Matrix& matrix, const SpmmArgs& args, ThreadPool& pool) const override {
     const auto& a = dynamic_cast<const BitmapMatrix&>(matrix);
-    const std::int64_t padded_k = a.tiles_per_block() * kTileK;
-    for (std::int64_t t = 0; t < args.b.rows; t += kTokensAtOnce) {
-      const SpmmArgs part = strip::tokens_of(args, t, std::min(args.b.rows, t + kTokensAtOnce));
-      const strip::AmxActivations x(part.b, args.precision, padded_k, pool);
-      const Epilogue epilogue(part);
-      pool.run([&](int worker) {
-        const std::uint64_t* offsets = a.offsets().data();
-        Worker(a, x.get(), epilogue, part.b.rows)
-            .run(cut_by_bytes(offsets, a.row_blocks(), worker, pool.size()),
-                 cut_by_bytes(offsets, a.row_blocks(), worker + 1, pool.size()));
-      });
-    }
+    const std::uint64_t* offsets = a.offsets().data();
+    strip::for_each_turn(
+        args, a.tiles_per_block(), pool, [&](const auto& x, const auto& epilogue, auto n) {
+          pool.run([&](int worker) {
+            Worker(a, x, epilogue, n)
+                .run(cut_by_bytes(offsets, a.row_blocks(), worker, pool.size()),
+                     cut_by_bytes(offsets, a.row_blocks(), worker + 1, pool.size()));
+          });
+        });
   }
 };
 

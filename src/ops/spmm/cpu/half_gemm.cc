@@ -4,28 +4,19 @@
 #include "ops/spmm/cpu/half_gemm.h"
 
 #include <algorithm>
-#include <cmath>
 
 #include "base/check.h"
 #include "formats/bitmap.h"
 #include "formats/dense_tiles.h"
 #include "ops/spmm/cpu/row_blocks.h"
-#include "ops/spmm/cpu/strip_activations.h"
-#include "ops/spmm/cpu/strip_sums.h"
-#include "ops/spmm/epilogue.h"
-#include "ops/spmm/kernel.h"
+#include "ops/spmm/cpu/strip_panels.h"
 #include "ops/spmm/scratch.h"
 
 namespace rarefy {
 namespace {
 
-constexpr std::int64_t kTokensAtOnce = 256;
-constexpr std::int64_t kTileBytes = 1024;
-constexpr std::int64_t kTileK = 32;
-/// Activations of a range of K, the most tiles of k a panel has, and sums: what stays in a 2 MiB
-/// L2.
-constexpr std::int64_t kRangeBytes = 600 << 10;
-constexpr std::int64_t kMostTiles = 64;
+using strip::kTileBytes;
+
 constexpr std::int64_t kSumBytes = 512 << 10;
 
 /// The strips of either format.
@@ -64,31 +55,25 @@ class Worker {
  public:
   Worker(const Halves& a, const strip::Activations& x, const Epilogue& epilogue, std::int64_t m,
          std::int64_t n)
-      : a_(a), x_(x), epilogue_(epilogue), m_(m), n_(n) {
-    const std::int64_t most = std::clamp<std::int64_t>(
-        kRangeBytes / (std::int64_t{x.token_tiles} * x.parts * kTileBytes), 1, kMostTiles);
-    const std::int64_t ranges = (a.tiles() + most - 1) / most;
-    range_tiles_ = (a.tiles() + ranges - 1) / ranges;
-    strip_floats_ = std::int64_t{x.token_tiles} * strip::kSumTileFloats;
-  }
+      : a_(a),
+        x_(x),
+        epilogue_(epilogue),
+        m_(m),
+        n_(n),
+        range_tiles_(strip::panel_range_tiles(x, a.tiles(), strip::kPanelRangeBytes)) {}
 
   void run(std::int64_t begin, std::int64_t end) {
-    if (begin == end) return;
-    strip::amx_begin(x_.tokens);
-    const std::int64_t strip_bytes = strip_floats_ * std::int64_t{sizeof(float)};
-    const std::int64_t round =
-        std::max<std::int64_t>(1, kSumBytes / strip_bytes / strip::kStripsAStore) *
-        strip::kStripsAStore;
-    for (std::int64_t s = begin; s < end; s += round) run_round(s, std::min(end, s + round));
-    strip::amx_end();
+    strip::for_each_round(x_, begin, end, kSumBytes, strip::kStripsAStore,
+                          [this](std::int64_t from, std::int64_t to) { run_round(from, to); });
   }
 
  private:
   void run_round(std::int64_t begin, std::int64_t end) {
     const std::int64_t strips = end - begin;
+    const std::int64_t strip_floats = strip::strip_floats(x_);
     const std::int64_t part_bytes = 2 * range_tiles_ * kTileBytes;
     Scratch sums_storage(
-        strip::huge_page_bytes(static_cast<std::size_t>(strips * strip_floats_) * sizeof(float)));
+        strip::huge_page_bytes(static_cast<std::size_t>(strips * strip_floats) * sizeof(float)));
     Scratch streams(static_cast<std::size_t>(strips) * sizeof(const std::byte*));
     Scratch tiles(static_cast<std::size_t>(2 * part_bytes));
     auto* sums = sums_storage.as<float>();
@@ -98,16 +83,9 @@ class Worker {
     for (std::int64_t first = 0; first < a_.tiles(); first += range_tiles_) {
       const std::int64_t count = std::min(range_tiles_, a_.tiles() - first);
       for (std::int64_t s = 0; s < strips; s += 2) {
-        strip::Unit unit{.values = tiles.as<std::byte>(),
-                         .columns = nullptr,
-                         .block_stride = 0,
-                         .strip_stride = range_tiles_ * kTileBytes,
-                         .width = count * kTileK,
-                         .first_k = first * kTileK,
-                         .blocks = 1,
-                         .strips = static_cast<std::int32_t>(std::min<std::int64_t>(2, strips - s)),
-                         .sums = sums + s * strip_floats_,
-                         .add = first > 0};
+        strip::Unit unit =
+            strip::panel_unit(tiles.as<std::byte>(), range_tiles_ * kTileBytes, first, count,
+                              std::min<std::int64_t>(2, strips - s), sums + s * strip_floats);
         for (std::int64_t i = 0; i < unit.strips; ++i) {
           std::byte* upper = tiles.as<std::byte>() + i * unit.strip_stride;
           stream[s + i] = a_.split()(
@@ -119,15 +97,13 @@ class Worker {
         strip::run_amx(unit, x_, nullptr);
       }
     }
-    for (std::int64_t s = 0; s < strips; s += strip::kStripsAStore)
-      strip::store_sums(epilogue_, sums + s * strip_floats_, begin + s,
-                        std::min(strip::kStripsAStore, strips - s), x_, n_, m_);
+    strip::store_all_sums(epilogue_, sums, begin, end, x_, n_, m_);
   }
 
   const Halves& a_;
   const strip::Activations& x_;
   const Epilogue& epilogue_;
-  std::int64_t m_, n_, range_tiles_, strip_floats_;
+  std::int64_t m_, n_, range_tiles_;
 };
 
 class HalvesAmx final : public SpmmKernel {
@@ -149,29 +125,20 @@ class HalvesAmx final : public SpmmKernel {
                               const SpmmProblem& p) const override {
     // Measured: 19 cycles a vector of 32 weights (13 from a bitmap, whose bytes are fewer) and 22 a
     // product. Both are set higher by as much as the costs of multiply-adds are.
-    const double tiles =
-        std::ceil(static_cast<double>(p.m) / 16) * std::ceil(static_cast<double>(p.k) / kTileK);
-    const double passes = std::ceil(static_cast<double>(p.n) / kTokensAtOnce);
-    const double parts = strip::amx_parts(p.activations, p.precision);
-    const double products = tiles * std::ceil(static_cast<double>(p.n) / 16) * 2 * parts * 40;
-    const double split = tiles * passes * 16 * (format_ == Format::kDense ? 24 : 15);
-    const auto n = static_cast<double>(p.n);
-    return {.bytes = passes * estimated_bytes(spec, pattern, p.weight) + activation_bytes(p),
-            .cycles = products + split + 0.25 * n * static_cast<double>(p.k) * parts +
-                      0.3 * n * static_cast<double>(p.m)};
+    const strip::PanelCounts counts(p);
+    const double split = counts.tiles * counts.turns * 16 * (format_ == Format::kDense ? 24 : 15);
+    return {.bytes = counts.turns * estimated_bytes(spec, pattern, p.weight) + activation_bytes(p),
+            .cycles = 2 * counts.products * 40 + split + counts.around};
   }
 
   void run(const Matrix& matrix, const SpmmArgs& args, ThreadPool& pool) const override {
     const Halves a(matrix);
-    for (std::int64_t t = 0; t < args.b.rows; t += kTokensAtOnce) {
-      const SpmmArgs part = strip::tokens_of(args, t, std::min(args.b.rows, t + kTokensAtOnce));
-      const strip::AmxActivations x(part.b, args.precision, a.tiles() * kTileK, pool);
-      const Epilogue epilogue(part);
+    strip::for_each_turn(args, a.tiles(), pool, [&](const auto& x, const auto& epilogue, auto n) {
       pool.run([&](int worker) {
-        Worker(a, x.get(), epilogue, matrix.rows(), part.b.rows)
+        Worker(a, x, epilogue, matrix.rows(), n)
             .run(a.cut(worker, pool.size()), a.cut(worker + 1, pool.size()));
       });
-    }
+    });
   }
 
  private:

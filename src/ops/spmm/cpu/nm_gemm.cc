@@ -4,25 +4,18 @@
 
 #include <algorithm>
 #include <bit>
-#include <cmath>
 
 #include "base/check.h"
 #include "formats/nm.h"
-#include "ops/spmm/cpu/strip_activations.h"
-#include "ops/spmm/cpu/strip_sums.h"
-#include "ops/spmm/epilogue.h"
-#include "ops/spmm/kernel.h"
+#include "ops/spmm/cpu/strip_panels.h"
 #include "ops/spmm/scratch.h"
 
 namespace rarefy {
 namespace {
 
-constexpr std::int64_t kTokensAtOnce = 256;
-constexpr std::int64_t kTileBytes = 1024;
-constexpr std::int64_t kTileK = 32;
-/// Activations of a range of K, and the most tiles of k a panel has: what stays in a 2 MiB L2.
-constexpr std::int64_t kRangeBytes = 600 << 10;
-constexpr std::int64_t kMostTiles = 64;
+using strip::kTileBytes;
+using strip::kTileK;
+
 constexpr std::int64_t kSumBytes = 256 << 10;
 /// Activations that are all read again for each pair of strips, so that rows are read end to end.
 constexpr std::int64_t kActivationBytes = 1100 << 10;
@@ -49,30 +42,21 @@ class Worker {
       : rows_(rows_of(a)), x_(x), epilogue_(epilogue), n_(n), tiles_(tiles_of(a.cols())) {
     const std::int64_t token_bytes = std::int64_t{x.token_tiles} * x.parts * kTileBytes;
     by_rows_ = tiles_ * token_bytes <= kActivationBytes;
-    const std::int64_t most = std::clamp<std::int64_t>(kRangeBytes / token_bytes, 1, kMostTiles);
-    ranges_ = (tiles_ + most - 1) / most;
     // Even, so that tiles can be decoded in pairs.
-    range_tiles_ = ((tiles_ + ranges_ - 1) / ranges_ + 1) / 2 * 2;
+    range_tiles_ = (strip::panel_range_tiles(x, tiles_, strip::kPanelRangeBytes) + 1) / 2 * 2;
     ranges_ = (tiles_ + range_tiles_ - 1) / range_tiles_;
   }
 
   void run(std::int64_t begin, std::int64_t end) {
-    if (begin == end) return;
-    strip::amx_begin(x_.tokens);
-    const std::int64_t strip_bytes =
-        std::int64_t{x_.token_tiles} * strip::kSumTileFloats * std::int64_t{sizeof(float)};
-    const std::int64_t round =
-        std::max<std::int64_t>(1, kSumBytes / strip_bytes / strip::kStripsAStore) *
-        strip::kStripsAStore;
-    for (std::int64_t s = begin; s < end; s += round) run_round(s, std::min(end, s + round));
-    strip::amx_end();
+    strip::for_each_round(x_, begin, end, kSumBytes, strip::kStripsAStore,
+                          [this](std::int64_t from, std::int64_t to) { run_round(from, to); });
   }
 
  private:
   void run_round(std::int64_t begin, std::int64_t end) {
     const std::int64_t strips = end - begin;
     const std::int64_t pairs = (strips + 1) / 2;
-    const std::int64_t strip_floats = std::int64_t{x_.token_tiles} * strip::kSumTileFloats;
+    const std::int64_t strip_floats = strip::strip_floats(x_);
     Scratch sums_storage(
         strip::huge_page_bytes(static_cast<std::size_t>(strips * strip_floats) * sizeof(float)));
     Scratch decoded(static_cast<std::size_t>(4 * range_tiles_ * kTileBytes));
@@ -97,16 +81,9 @@ class Worker {
     strip::NmPanel panel = panel_of(0);
     strip::decode_nm_amx(rows_, panel);
     for (std::int64_t u = 0; u < units; ++u) {
-      const strip::Unit unit{.values = panel.to,
-                             .columns = nullptr,
-                             .block_stride = 0,
-                             .strip_stride = panel.strip_stride,
-                             .width = panel.tiles * kTileK,
-                             .first_k = panel.first * kTileK,
-                             .blocks = 1,
-                             .strips = panel.strips,
-                             .sums = sums + pair_of(u) * 2 * strip_floats,
-                             .add = range_of(u) > 0};
+      const strip::Unit unit =
+          strip::panel_unit(panel.to, panel.strip_stride, panel.first, panel.tiles, panel.strips,
+                            sums + pair_of(u) * 2 * strip_floats);
       // The last unit has nothing left to decode beside it.
       const strip::NmPanel next = u + 1 < units ? panel_of(u + 1) : strip::NmPanel{};
       const strip::NmPanel ahead = u + 2 < units ? panel_of(u + 2) : strip::NmPanel{};
@@ -114,9 +91,7 @@ class Worker {
       strip::run_nm_amx(unit, x_, rows_, next, reads_ahead ? &ahead : nullptr);
       panel = next;
     }
-    for (std::int64_t s = 0; s < strips; s += strip::kStripsAStore)
-      strip::store_sums(epilogue_, sums + s * strip_floats, begin + s,
-                        std::min(strip::kStripsAStore, strips - s), x_, n_, rows_.rows);
+    strip::store_all_sums(epilogue_, sums, begin, end, x_, n_, rows_.rows);
   }
 
   strip::NmRows rows_;
@@ -145,32 +120,25 @@ class NmAmxPanels final : public SpmmKernel {
     // Measured in whole multiplications: 7 cycles for 32 weights of 2:4, of which 3 are decoding
     // and the rest waiting for rows far apart, 3N + 12 for others; a product takes 57, as with
     // dense. Half of the shorter of the two hides behind the other.
-    const double tiles =
-        std::ceil(static_cast<double>(p.m) / 16) * static_cast<double>(tiles_of(p.k));
-    const double passes = std::ceil(static_cast<double>(p.n) / kTokensAtOnce);
-    const double parts = strip::amx_parts(p.activations, p.precision);
-    const double products = tiles * std::ceil(static_cast<double>(p.n) / 16) * parts * 57;
+    const strip::PanelCounts counts(p);
+    const double products = counts.products * 57;
     const double vector = spec == format::nm(2, 4) ? 7 : 3 * spec.n + 12;
-    const double decode = tiles * passes * 16 * vector;
-    const auto n = static_cast<double>(p.n);
-    return {.bytes = passes * estimated_bytes(spec, pattern, p.weight) + activation_bytes(p),
-            .cycles = std::max(products, decode) + 0.5 * std::min(products, decode) +
-                      0.25 * n * static_cast<double>(p.k) * parts +
-                      0.3 * n * static_cast<double>(p.m)};
+    const double decode = counts.tiles * counts.turns * 16 * vector;
+    return {
+        .bytes = counts.turns * estimated_bytes(spec, pattern, p.weight) + activation_bytes(p),
+        .cycles = std::max(products, decode) + 0.5 * std::min(products, decode) + counts.around};
   }
 
   void run(const Matrix& matrix, const SpmmArgs& args, ThreadPool& pool) const override {
     const auto& a = dynamic_cast<const NmMatrix&>(matrix);
     const std::int64_t strips = (a.rows() + strip::kOutputs - 1) / strip::kOutputs;
-    for (std::int64_t t = 0; t < args.b.rows; t += kTokensAtOnce) {
-      const SpmmArgs part = strip::tokens_of(args, t, std::min(args.b.rows, t + kTokensAtOnce));
-      const strip::AmxActivations x(part.b, args.precision, tiles_of(a.cols()) * kTileK, pool);
-      const Epilogue epilogue(part);
-      // Pairs of strips: every row has as many bytes.
-      pool.parallel_for((strips + 1) / 2, [&](std::int64_t begin, std::int64_t end) {
-        Worker(a, x.get(), epilogue, part.b.rows).run(2 * begin, std::min(strips, 2 * end));
-      });
-    }
+    strip::for_each_turn(
+        args, tiles_of(a.cols()), pool, [&](const auto& x, const auto& epilogue, auto n) {
+          // Pairs of strips: every row has as many bytes.
+          pool.parallel_for((strips + 1) / 2, [&](std::int64_t begin, std::int64_t end) {
+            Worker(a, x, epilogue, n).run(2 * begin, std::min(strips, 2 * end));
+          });
+        });
   }
 };
 

@@ -5,28 +5,23 @@
 #include "ops/spmm/cpu/sell_gemm.h"
 
 #include <algorithm>
-#include <cmath>
 #include <utility>
 
 #include "base/check.h"
 #include "formats/sell.h"
 #include "ops/spmm/cpu/row_blocks.h"
-#include "ops/spmm/cpu/strip_activations.h"
-#include "ops/spmm/epilogue.h"
-#include "ops/spmm/kernel.h"
+#include "ops/spmm/cpu/strip_panels.h"
 #include "ops/spmm/scratch.h"
 
 namespace rarefy {
 namespace {
 
-constexpr std::int64_t kTokensAtOnce = 256;
-constexpr std::int64_t kTileBytes = 1024;
-constexpr std::int64_t kTileK = 32;
-/// Activations of a range of K, sums, and the most tiles of k a panel has: what stays in a 2 MiB
-/// L2. Ranges are wider than for dense tiles (600 KiB), because the lanes of a slice reach the end
-/// of one at different steps, and some are walked twice: 1.31 against 1.39 ms at 4096x2048, N=128.
+using strip::kTileBytes;
+using strip::kTileK;
+
+/// Ranges are wider than for other formats (600 KiB), because the lanes of a slice reach the end of
+/// one at different steps, and some are walked twice: 1.31 against 1.39 ms at 4096x2048, N=128.
 constexpr std::int64_t kRangeBytes = 1100 << 10;
-constexpr std::int64_t kMostTiles = 64;
 constexpr std::int64_t kSumBytes = 256 << 10;
 constexpr std::int64_t kScope = SellMatrix::kScope;
 constexpr std::int64_t kScopeSlices = kScope / SellMatrix::kLanes;
@@ -40,6 +35,10 @@ std::pair<std::int64_t, std::int64_t> slices_of(const SellMatrix& a, int worker,
   return {cut(worker), cut(worker + 1)};
 }
 
+std::int64_t tiles_of(const SellMatrix& a) {
+  return (a.cols() + kTileK - 1) / kTileK;
+}
+
 std::int64_t scope_rows(const SellMatrix& a, std::int64_t scope) {
   return std::min(kScope, a.rows() - scope * kScope);
 }
@@ -48,21 +47,17 @@ std::int64_t scope_rows(const SellMatrix& a, std::int64_t scope) {
 class Worker {
  public:
   Worker(const SellMatrix& a, const strip::Activations& x, const Epilogue& epilogue, std::int64_t n)
-      : a_(a), x_(x), epilogue_(epilogue), n_(n), tiles_((a.cols() + kTileK - 1) / kTileK) {
-    const std::int64_t most = std::clamp<std::int64_t>(
-        kRangeBytes / (std::int64_t{x.token_tiles} * x.parts * kTileBytes), 1, kMostTiles);
-    const std::int64_t ranges = (tiles_ + most - 1) / most;
-    range_tiles_ = (tiles_ + ranges - 1) / ranges;
-    strip_floats_ = std::int64_t{x.token_tiles} * strip::kSumTileFloats;
-  }
+      : a_(a),
+        x_(x),
+        epilogue_(epilogue),
+        n_(n),
+        tiles_(tiles_of(a)),
+        range_tiles_(strip::panel_range_tiles(x, tiles_, kRangeBytes)),
+        strip_floats_(strip::strip_floats(x)) {}
 
   void run(std::int64_t begin, std::int64_t end) {
-    if (begin == end) return;
-    strip::amx_begin(x_.tokens);
-    const std::int64_t scope_bytes = kScopeSlices * strip_floats_ * std::int64_t{sizeof(float)};
-    const std::int64_t round = std::max<std::int64_t>(1, kSumBytes / scope_bytes) * kScopeSlices;
-    for (std::int64_t s = begin; s < end; s += round) run_round(s, std::min(end, s + round));
-    strip::amx_end();
+    strip::for_each_round(x_, begin, end, kSumBytes, kScopeSlices,
+                          [this](std::int64_t from, std::int64_t to) { run_round(from, to); });
   }
 
  private:
@@ -85,16 +80,9 @@ class Worker {
       const std::int64_t count = std::min(range_tiles_, tiles_ - first);
       for (std::int64_t s = 0; s < strips;) {
         const std::int64_t left = std::min(together, strips - s);
-        strip::Unit unit{.values = tiles.as<std::byte>(),
-                         .columns = nullptr,
-                         .block_stride = 0,
-                         .strip_stride = range_tiles_ * kTileBytes,
-                         .width = count * kTileK,
-                         .first_k = first * kTileK,
-                         .blocks = 1,
-                         .strips = static_cast<std::int32_t>(left == 3 ? 2 : left),
-                         .sums = sums + s * strip_floats_,
-                         .add = first > 0};
+        const strip::Unit unit =
+            strip::panel_unit(tiles.as<std::byte>(), range_tiles_ * kTileBytes, first, count,
+                              left == 3 ? 2 : left, sums + s * strip_floats_);
         for (std::int32_t i = 0; i < unit.strips; ++i)
           strip::spread_sell(cursors[s + i], static_cast<int>(a_.gap_bytes()), unit.first_k, count,
                              tiles.as<std::byte>() + i * unit.strip_stride);
@@ -150,32 +138,22 @@ class SellAmxPanels final : public SpmmKernel {
                               const SpmmProblem& p) const override {
     // Counted in L2: 15 cycles to spread a step of 16 entries, 60 to clear a tile. A product takes
     // 57, as with dense tiles.
-    const double tiles =
-        std::ceil(static_cast<double>(p.m) / 16) * std::ceil(static_cast<double>(p.k) / kTileK);
-    const double passes = std::ceil(static_cast<double>(p.n) / kTokensAtOnce);
-    const double parts = strip::amx_parts(p.activations, p.precision);
-    const double products = tiles * std::ceil(static_cast<double>(p.n) / 16) * parts * 57;
+    const strip::PanelCounts counts(p);
     const double bytes = estimated_bytes(spec, pattern, p.weight);
     const double steps = bytes / (SellMatrix::kLanes * (2 + spec.index_bits / 8.0));
-    const double spread = passes * (steps * 15 + tiles * 60);
-    const auto n = static_cast<double>(p.n);
-    return {.bytes = passes * bytes + activation_bytes(p),
-            .cycles = products + spread + 0.25 * n * static_cast<double>(p.k) * parts +
-                      0.3 * n * static_cast<double>(p.m)};
+    const double spread = counts.turns * (steps * 15 + counts.tiles * 60);
+    return {.bytes = counts.turns * bytes + activation_bytes(p),
+            .cycles = counts.products * 57 + spread + counts.around};
   }
 
   void run(const Matrix& matrix, const SpmmArgs& args, ThreadPool& pool) const override {
     const auto& a = dynamic_cast<const SellMatrix&>(matrix);
-    const std::int64_t padded_k = (a.cols() + kTileK - 1) / kTileK * kTileK;
-    for (std::int64_t t = 0; t < args.b.rows; t += kTokensAtOnce) {
-      const SpmmArgs part = strip::tokens_of(args, t, std::min(args.b.rows, t + kTokensAtOnce));
-      const strip::AmxActivations x(part.b, args.precision, padded_k, pool);
-      const Epilogue epilogue(part);
+    strip::for_each_turn(args, tiles_of(a), pool, [&](const auto& x, const auto& epilogue, auto n) {
       pool.run([&](int worker) {
         const auto [begin, end] = slices_of(a, worker, pool.size());
-        Worker(a, x.get(), epilogue, part.b.rows).run(begin, end);
+        Worker(a, x, epilogue, n).run(begin, end);
       });
-    }
+    });
   }
 };
 

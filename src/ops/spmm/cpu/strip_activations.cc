@@ -7,9 +7,6 @@
 namespace rarefy::strip {
 namespace {
 
-constexpr std::int64_t kTileK = 32;
-constexpr std::int64_t kTileBytes = 1024;
-
 std::int64_t round_up(std::int64_t x, std::int64_t unit) {
   return (x + unit - 1) / unit * unit;
 }

@@ -12,8 +12,6 @@
 namespace rarefy::strip {
 namespace {
 
-constexpr std::int64_t kTileBytes = 1024;
-constexpr std::int64_t kTileK = 32;
 constexpr std::int64_t kLine = 64;
 
 // GCC's intrinsics take literal register numbers only; these take template arguments. The memory

@@ -12,6 +12,8 @@ namespace rarefy::strip {
 
 inline constexpr int kOutputs = 16;         ///< Rows of A in a strip.
 inline constexpr int kSumTileFloats = 256;  ///< Room of a tile of sums: 16 tokens × 16 outputs.
+inline constexpr std::int64_t kTileK = 32;  ///< Columns of an AMX tile of bf16.
+inline constexpr std::int64_t kTileBytes = 1024;
 
 /// Strips × blocks to be multiplied. Dense weights are one block as wide as the range of K.
 struct Unit {
