@@ -1,44 +1,23 @@
 // SpMV over N:M rows with AVX-512: 16 slots of four rows a step. Where 16 slots reach at most 32
 // (or 64) columns, their activations come out of registers by permutation: for 2:4 a step of a row
 // is two loads, two shifts, a permutation and an FMA, about 3 cycles for 36 bytes.
-#include <immintrin.h>
-
-#include "ops/spmm/cpu/nm_inner.h"
+#include "ops/simd/vec_avx512.h"
+// The loops below are written over this Vec.
+#include "ops/spmm/cpu/nm_engine.h"
 
 namespace rarefy {
 namespace {
-
-/// Rows walked at once, far apart, so that each runs on into the row that its stream takes next.
-constexpr int kRows = 4;
-constexpr std::int64_t kPrefetchBytes = 2048;
-
-struct Bf16 {
-  using Bits = std::uint16_t;
-  static __m512 load(const Bits* p) {
-    const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
-    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
-  }
-};
-struct F16 {
-  using Bits = std::uint16_t;
-  static __m512 load(const Bits* p) {
-    return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
-  }
-};
-struct F32 {
-  using Bits = float;
-  static __m512 load(const Bits* p) { return _mm512_loadu_ps(p); }
-};
 
 /// Places of 2 bits: 16 of them in one dword.
 class TwoBitPlaces {
  public:
   explicit TwoBitPlaces(int) {}
-  [[nodiscard]] __m512i load(const std::uint8_t* p) const {
+  [[nodiscard]] __m512i at(const std::uint8_t* p, const std::int32_t* columns) const {
     std::uint32_t word;
     __builtin_memcpy(&word, p, 4);
     const __m512i shifted = _mm512_srlv_epi32(_mm512_set1_epi32(static_cast<int>(word)), shifts_);
-    return _mm512_and_si512(shifted, _mm512_set1_epi32(3));
+    return _mm512_add_epi32(_mm512_and_si512(shifted, _mm512_set1_epi32(3)),
+                            _mm512_loadu_si512(columns));
   }
 
  private:
@@ -57,10 +36,11 @@ class Places {
     for (int i = 0; i < 16; ++i) shifts[i] = static_cast<std::uint8_t>(i % 8 * width);
     shifts_ = _mm_loadu_si128(reinterpret_cast<const __m128i*>(shifts));
   }
-  [[nodiscard]] __m512i load(const std::uint8_t* p) const {
+  [[nodiscard]] __m512i at(const std::uint8_t* p, const std::int32_t* columns) const {
     const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
     const __m128i fields = _mm_multishift_epi64_epi8(shifts_, _mm_shuffle_epi8(bytes, halves_));
-    return _mm512_cvtepu8_epi32(_mm_and_si128(fields, low_bits_));
+    return _mm512_add_epi32(_mm512_cvtepu8_epi32(_mm_and_si128(fields, low_bits_)),
+                            _mm512_loadu_si512(columns));
   }
 
  private:
@@ -71,63 +51,23 @@ class Places {
 struct FromThirtyTwo {
   __m512 low, high;
   explicit FromThirtyTwo(const float* x) : low(_mm512_loadu_ps(x)), high(_mm512_loadu_ps(x + 16)) {}
-  [[nodiscard]] __m512 pick(__m512i columns) const {
-    return _mm512_permutex2var_ps(low, columns, high);
+  [[nodiscard]] Vec pick(__m512i columns) const {
+    return {_mm512_permutex2var_ps(low, columns, high)};
   }
 };
 struct FromSixtyFour {
   FromThirtyTwo first, second;
   explicit FromSixtyFour(const float* x) : first(x), second(x + 32) {}
-  [[nodiscard]] __m512 pick(__m512i columns) const {
+  [[nodiscard]] Vec pick(__m512i columns) const {
     const __mmask16 beyond = _mm512_test_epi32_mask(columns, _mm512_set1_epi32(32));
-    return _mm512_mask_mov_ps(first.pick(columns), beyond, second.pick(columns));
+    return {_mm512_mask_mov_ps(first.pick(columns).v, beyond, second.pick(columns).v)};
   }
 };
 struct FromMemory {
   const float* x;
   explicit FromMemory(const float* from) : x(from) {}
-  [[nodiscard]] __m512 pick(__m512i columns) const { return _mm512_i32gather_ps(columns, x, 4); }
+  [[nodiscard]] Vec pick(__m512i columns) const { return {_mm512_i32gather_ps(columns, x, 4)}; }
 };
-
-template <class W, class P, class Source, int R>
-void rows_at_once(const NmJob& job, std::int64_t row, std::int64_t apart) {
-  const P places(job.index_width);
-  const auto* values = static_cast<const typename W::Bits*>(job.values) + row * job.row_slots;
-  const std::uint8_t* indices = job.indices + row * job.row_index_bytes;
-  const std::int64_t step_bytes = 2 * job.index_width;
-  __m512 sum[R];
-  for (int r = 0; r < R; ++r) sum[r] = _mm512_setzero_ps();
-  // The columns of a period repeat; a window advances every step, otherwise x does every period.
-  const float* x = job.x;
-  std::int64_t phase = 0;
-  for (std::int64_t slot = 0; slot < job.row_slots; slot += 16) {
-    const Source source(x);
-    const __m512i columns = _mm512_loadu_si512(job.columns + phase);
-#pragma GCC unroll 4
-    for (int r = 0; r < R; ++r) {
-      const auto* v = values + r * apart * job.row_slots + slot;
-      const std::uint8_t* i = indices + r * apart * job.row_index_bytes + slot / 16 * step_bytes;
-      _mm_prefetch(reinterpret_cast<const char*>(v) + kPrefetchBytes, _MM_HINT_T0);
-      _mm_prefetch(reinterpret_cast<const char*>(i) + kPrefetchBytes / 8, _MM_HINT_T0);
-      const __m512i place = _mm512_add_epi32(places.load(i), columns);
-      sum[r] = _mm512_fmadd_ps(W::load(v), source.pick(place), sum[r]);
-    }
-    if (job.window != 0) {
-      x += job.window;
-    } else if (phase += 16; phase == job.period) {
-      phase = 0;
-      x += job.period_columns;
-    }
-  }
-  for (int r = 0; r < R; ++r) job.sums[row + r * apart] = _mm512_reduce_add_ps(sum[r]);
-}
-
-template <class W, class P, class Source>
-void all_rows_from(const NmJob& job) {
-  const std::int64_t apart = job.rows / kRows;
-  for (std::int64_t i = 0; i < apart; ++i) rows_at_once<W, P, Source, kRows>(job, i, apart);
-  for (std::int64_t i = apart * kRows; i < job.rows; ++i) rows_at_once<W, P, Source, 1>(job, i, 0);
-}
 
 template <class W>
 void all_rows(const NmJob& job) {
@@ -143,6 +83,6 @@ void all_rows(const NmJob& job) {
 
 }  // namespace
 
-const NmInners kNmAvx512 = {all_rows<Bf16>, all_rows<F16>, all_rows<F32>};
+const NmInners kNmAvx512 = {all_rows<Bf16Weights>, all_rows<F16Weights>, all_rows<F32Weights>};
 
 }  // namespace rarefy
