@@ -43,8 +43,8 @@ class Sampler {
 struct GenerateOptions {
   Sampling sampling;
   std::int64_t max_tokens = 128;
-  std::vector<std::string>
-      stop;  ///< Ends before any of these strings; they are not part of the text.
+  /// The text ends before any of these strings.
+  std::vector<std::string> stop;
   bool stop_at_eos = true;
   std::int64_t prefill_chunk = 512;
   std::optional<DType> kv_dtype;  ///< Of the KV cache; unset: `Model::kv_dtype`.
@@ -68,9 +68,8 @@ Generation generate(Model& model, const std::shared_ptr<const Tokenizer>& tokeni
                     const std::function<bool(std::string_view)>& on_text = {});
 
 struct Perplexity {
-  double ppl = 0,
-         nll =
-             0;  ///< nll: mean over windows of the mean loss of a window, in nats; ppl = exp(nll).
+  double nll = 0;            ///< Mean over windows of the mean loss of a window, in nats.
+  double ppl = 0;            ///< exp(nll)
   double bits_per_byte = 0;  ///< nll in bits · tokens of the text / bytes of the text
   std::int64_t windows = 0, context = 0, tokens = 0;
 };
