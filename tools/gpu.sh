@@ -68,11 +68,9 @@ limit=60 run_bench spmm-f32 --dtype f32 --shapes 14336x4096,28672x8192 --sparsit
 
 # Llama 2's 7 B with 70 % zeros: the same weights kept dense and thin, one sequence and eight.
 step 'whole model'
-model=$(mktemp -d "${TMPDIR:-/tmp}/rarefy-gpu-XXXXXX")
-trap 'rm -rf "$model"' EXIT
 for sequences in 1 8; do
   for format in '' '--format dense'; do
-    timeout 120 "$rarefy" bench --random 7b --sparsity 0.7 --workdir "$model" --device cuda $format \
+    timeout 120 "$rarefy" bench --random 7b --sparsity 0.7 --device cuda $format \
       -p 512 -n 128 -r 3 -s $sequences -o json >"$results/7b-70-${format:+dense-}s$sequences.json" || failed=1
   done
 done

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -40,8 +41,14 @@ class Checkpoint {
   /// in this order as transformers does, checks that index and shards agree, and groups
   /// compressed-tensors arrays (current and older spellings). Throws `Error`.
   static std::shared_ptr<const Checkpoint> open(const std::filesystem::path& path);
+  /// Tensors that lie in no file: dense, of a compute dtype, made as they are read. `source` is
+  /// called for the name of one of `tensors`, and may be called often and by many threads.
+  static std::shared_ptr<const Checkpoint> of(
+      std::string name, std::vector<CheckpointTensor> tensors,
+      std::function<std::shared_ptr<const RowSource>(const std::string&)> source);
   ~Checkpoint();
 
+  /// The folder; the name of what lies in no file.
   [[nodiscard]] const std::filesystem::path& directory() const;
   [[nodiscard]] const std::vector<CheckpointTensor>& tensors()
       const;  ///< Sorted by name, numbers by value.
@@ -56,7 +63,8 @@ class Checkpoint {
   [[nodiscard]] std::vector<float> floats(const std::string& name) const;
 
   /// The elements of a dense tensor as the file has them, whatever their dtype and alignment; valid
-  /// as long as the checkpoint is. Throws `Error` when the tensor is missing or compressed.
+  /// as long as the checkpoint is. Throws `Error` when the tensor is missing, compressed or in no
+  /// file.
   [[nodiscard]] std::span<const std::byte> bytes(const std::string& name) const;
 
   /// Tells the kernel that the pages behind `name` will not be needed again soon: keeps the

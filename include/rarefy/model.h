@@ -56,6 +56,7 @@ struct ModelWeight {
 };
 
 class DeviceKv;
+struct DeviceStepPart;
 struct DeviceWeight;
 
 /// Keys and values of one sequence, all layers. They lie where the model runs that writes them
@@ -96,6 +97,10 @@ class Model {
   /// NaN or infinity.
   static std::unique_ptr<Model> load(const std::filesystem::path& directory, Planner& planner,
                                      const LoadOptions& options, ThreadPool& pool = default_pool());
+  /// The same from a checkpoint that is open, or lies in no file.
+  static std::unique_ptr<Model> load(const ModelConfig& config,
+                                     std::shared_ptr<const Checkpoint> checkpoint, Planner& planner,
+                                     const LoadOptions& options, ThreadPool& pool = default_pool());
   ~Model();
 
   [[nodiscard]] const ModelConfig& config() const;
@@ -106,6 +111,9 @@ class Model {
   [[nodiscard]] std::vector<DeviceWeight> device_weights() const;
   /// Name of the GPU that it runs on; empty for the CPU.
   [[nodiscard]] std::string gpu() const;
+  /// Where the time of a decode step goes (DeviceDecoder::time_step); empty for the CPU.
+  [[nodiscard]] std::vector<DeviceStepPart> time_step(std::int64_t sequences,
+                                                      std::int64_t position) const;
   /// What its caches are best made of: f32 on the CPU, the dtype of activations on a GPU.
   [[nodiscard]] DType kv_dtype() const;
   [[nodiscard]] std::size_t weight_bytes()

@@ -7,6 +7,7 @@
 #endif
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cctype>
 #include <chrono>
@@ -14,6 +15,7 @@
 #include <cstdio>
 #include <ctime>
 #include <fstream>
+#include <functional>
 #include <optional>
 #include <random>
 
@@ -25,6 +27,7 @@
 #include "cli/verb.h"
 #include "cli/version.h"
 #include "model/random_checkpoint.h"
+#include "ops/decoder/device_decoder.h"
 #include "rarefy/cpu.h"
 #include "rarefy/generate.h"
 #include "rarefy/threads.h"
@@ -40,7 +43,7 @@ struct Flags {
   std::int64_t sequences = 1;
   std::string output = "md";
   std::string random, workdir, save;
-  bool save_given = false;
+  bool save_given = false, parts = false;
   std::vector<double> sparsities{0.0};
 };
 
@@ -204,7 +207,7 @@ void print_table(const OrderedJson& rows, bool markdown) {
 
 /// Unless told otherwise, plans fit what is measured: single tokens first, then the first prompt.
 LoadOptions load_options(const Flags& flags, const Session& session) {
-  LoadOptions options = flags.model.load_options(session);
+  LoadOptions options = flags.model.load_options(session, flags.random.empty());
   if (!flags.model.plan_for.empty()) return options;
   const std::int64_t prompt = flags.prompt.empty() ? 0 : flags.prompt.front();
   std::vector<std::int64_t> tokens{flags.sequences};
@@ -225,9 +228,26 @@ std::vector<Test> tests_of(const Flags& flags) {
   return tests;
 }
 
+/// Where the time of a decode step goes, at the longest position that was generated.
+void print_parts(const Model& model, const Flags& flags) {
+  const std::int64_t position = *std::max_element(flags.gen.begin(), flags.gen.end()) - 1;
+  const std::vector<DeviceStepPart> parts =
+      model.time_step(flags.sequences, std::max<std::int64_t>(0, position));
+  if (parts.empty()) return;
+  Table table({"kernels of a step", "launches", "us", "share", "us each"});
+  for (const DeviceStepPart& part : parts) {
+    table.add({part.name, std::to_string(part.launches), fmt::format("{:.1f}", part.us),
+               percent(part.us / parts.front().us),
+               fmt::format("{:.2f}", part.us / static_cast<double>(part.launches))});
+  }
+  std::fputs(table.text().c_str(), stderr);
+}
+
+using LoadModel = std::function<std::unique_ptr<Model>(const LoadOptions&)>;
+
 /// All tests on the model of `flags`, which rows call `name`.
 void bench_model(const Flags& flags, const Session& session, const std::string& name,
-                 OrderedJson& rows) {
+                 const LoadModel& load_from, OrderedJson& rows) {
   std::vector<Test> tests = tests_of(flags);
   const LoadOptions load = load_options(flags, session);
   std::unique_ptr<Model> model;
@@ -237,7 +257,7 @@ void bench_model(const Flags& flags, const Session& session, const std::string& 
     model.reset();
     counts_peak = reset_peak_resident();
     const auto start = std::chrono::steady_clock::now();
-    model = session.load_model(flags.model.directory, load);
+    model = load_from(load);
     load_s = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   };
   load_model();
@@ -258,12 +278,13 @@ void bench_model(const Flags& flags, const Session& session, const std::string& 
     rows.push_back(as_json(test, *model, flags, name, load_s,
                            counts_peak ? peak_resident_bytes() : std::nullopt));
   }
+  if (flags.parts) print_parts(*model, flags);
 }
 
 /// A folder below the scratch folder that is gone when the benchmark is.
 class TemporaryModel {
  public:
-  TemporaryModel(const Flags& flags, double sparsity, const Session& session) {
+  TemporaryModel(const Flags& flags, const RandomCheckpoint& model, const Session& session) {
     std::string path = (flags.workdir.empty() ? std::filesystem::temp_directory_path()
                                               : std::filesystem::path(flags.workdir)) /
                        "rarefy-bench-XXXXXX";
@@ -271,9 +292,6 @@ class TemporaryModel {
       fail(ErrorKind::kIo, "--workdir: could not create a folder like {}", path);
     directory_ = path;
     try {
-      RandomCheckpoint model;
-      model.config = random_shape(flags.random);
-      model.sparsity = sparsity;
       write_random_checkpoint(directory_, model, default_pool(), session.progress());
     } catch (...) {
       std::filesystem::remove_all(directory_);
@@ -291,6 +309,13 @@ class TemporaryModel {
  private:
   std::filesystem::path directory_;
 };
+
+/// On a GPU random weights are made as they are read: they lie in no file, so that a model larger
+/// than the host's memory can be measured. The CPU reads its from a file, as it does any other.
+bool runs_on_gpu(const Flags& flags, const Session& session) {
+  const Device device = flags.model.device(session);
+  return device == Device::kCuda || (device == Device::kAuto && cuda_support().ok);
+}
 
 /// "nvidia-h200" of "NVIDIA H200": as tools/gpu.sh calls it.
 std::string folder_name(std::string name) {
@@ -316,15 +341,30 @@ void save_models(const Flags& flags, OrderedJson rows) {
 void run(const Flags& flags, const Session& session) {
   OrderedJson rows = OrderedJson::array();
   if (flags.random.empty()) {
-    bench_model(flags, session, flags.model.directory, rows);
+    bench_model(
+        flags, session, flags.model.directory,
+        [&](const LoadOptions& load) { return session.load_model(flags.model.directory, load); },
+        rows);
   } else {
     for (double sparsity : flags.sparsities) {
-      const TemporaryModel model(flags, sparsity, session);
-      Flags one = flags;
-      one.model.directory = model.directory();
       char name[64];
       std::snprintf(name, sizeof name, "random-%s-%.0f%%", flags.random.c_str(), 100 * sparsity);
-      bench_model(one, session, name, rows);
+      const RandomCheckpoint random{.config = random_shape(flags.random), .sparsity = sparsity};
+      if (runs_on_gpu(flags, session)) {
+        const auto checkpoint = random_checkpoint(random);
+        bench_model(
+            flags, session, name,
+            [&](const LoadOptions& load) {
+              return session.load_model(random.config, checkpoint, load);
+            },
+            rows);
+        continue;
+      }
+      const TemporaryModel model(flags, random, session);
+      bench_model(
+          flags, session, name,
+          [&](const LoadOptions& load) { return session.load_model(model.directory(), load); },
+          rows);
     }
   }
   if (flags.save_given) save_models(flags, rows);
@@ -373,7 +413,8 @@ void add_bench(CLI::App& app, Session& session) {
       ->capture_default_str();
   verb->add_option(
           "--random", flags->random,
-          "In place of -m: a Llama of this shape with random weights (tiny, 100m, 1b, 3b, 7b, 8b)")
+          "In place of -m: a Llama of this shape with random weights (tiny, 100m, 1b, 3b, 7b, 8b, "
+          "27b)")
       ->type_name("SHAPE");
   verb->add_option("--sparsity", flags->sparsities, "With --random: shares of zeros")
       ->delimiter(',')
@@ -381,8 +422,11 @@ void add_bench(CLI::App& app, Session& session) {
       ->type_name("S,…");
   verb->add_option(
           "--workdir", flags->workdir,
-          "With --random: where its checkpoint lies meanwhile (default: the temporary folder)")
+          "With --random on the CPU: where its checkpoint lies meanwhile (default: the temporary "
+          "folder)")
       ->type_name("DIR");
+  verb->add_flag("--parts", flags->parts,
+                 "On a GPU: also say, on stderr, where the time of a generated token goes");
   verb->add_option("--save", flags->save,
                    "Merge the rows into DIR/<device>/models.csv (default DIR: bench/results)")
       ->expected(0, 1)

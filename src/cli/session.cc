@@ -34,17 +34,34 @@ Planner Session::make_planner(bool freeze) const {
   return Planner(options);
 }
 
-std::unique_ptr<Model> Session::load_model(const std::string& directory,
-                                           const LoadOptions& options) const {
-  Planner planner = make_planner();
+namespace {
+
+/// A budget that cannot hold the model is an argument that cannot work, not a machine too small.
+template <class Load>
+std::unique_ptr<Model> within_budget(const LoadOptions& options, const Load& load) {
   try {
-    return Model::load(directory, planner, options);
+    return load();
   } catch (const Error& e) {
-    // A budget that cannot hold the model is an argument that cannot work, not a machine too small.
     constexpr std::size_t kNoBudget = std::numeric_limits<std::size_t>::max();
     if (e.kind() != ErrorKind::kOutOfMemory || options.memory_budget == kNoBudget) throw;
     fail(ErrorKind::kInvalidArgument, "--memory: {}", e.what());
   }
+}
+
+}  // namespace
+
+std::unique_ptr<Model> Session::load_model(const std::string& directory,
+                                           const LoadOptions& options) const {
+  Planner planner = make_planner();
+  return within_budget(options, [&] { return Model::load(directory, planner, options); });
+}
+
+std::unique_ptr<Model> Session::load_model(const ModelConfig& config,
+                                           std::shared_ptr<const Checkpoint> checkpoint,
+                                           const LoadOptions& options) const {
+  Planner planner = make_planner();
+  return within_budget(
+      options, [&] { return Model::load(config, std::move(checkpoint), planner, options); });
 }
 
 Progress& Session::progress() const {
@@ -98,8 +115,12 @@ Device wanted_device(const std::string& name, const ModelFlags& flags) {
 
 }  // namespace
 
-LoadOptions ModelFlags::load_options(const Session& session) const {
-  require_model_folder(directory, "-m");
+Device ModelFlags::device(const Session& session) const {
+  return wanted_device(session.device, *this);
+}
+
+LoadOptions ModelFlags::load_options(const Session& session, bool from_folder) const {
+  if (from_folder) require_model_folder(directory, "-m");
   LoadOptions options;
   for (const std::string& name : formats) {
     const std::optional<FormatSpec> spec = FormatSpec::parse(name);
@@ -116,7 +137,7 @@ LoadOptions ModelFlags::load_options(const Session& session) const {
   if (activations == "bf16") options.precision = Precision::kBf16;
   if (activations != "auto")
     options.device_dtype = activations == "exact" ? DType::kF32 : *parse_dtype(activations);
-  options.device = wanted_device(session.device, *this);
+  options.device = device(session);
   if (!memory.empty()) options.memory_budget = parse_bytes(memory, "--memory");
   if (!plan_for.empty()) options.workloads = workloads_for(plan_for);
   options.measure = !no_measure;

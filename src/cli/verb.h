@@ -32,6 +32,9 @@ struct Session {
   /// the model is there.
   [[nodiscard]] std::unique_ptr<Model> load_model(const std::string& directory,
                                                   const LoadOptions& options) const;
+  [[nodiscard]] std::unique_ptr<Model> load_model(const ModelConfig& config,
+                                                  std::shared_ptr<const Checkpoint> checkpoint,
+                                                  const LoadOptions& options) const;
   /// Draws on stderr when that is a terminal and nobody asked for quiet; otherwise silent.
   [[nodiscard]] Progress& progress() const;
 };
@@ -47,7 +50,10 @@ struct ModelFlags {
   bool no_measure = false;
 
   void add_to(CLI::App& app);
-  [[nodiscard]] LoadOptions load_options(const Session& session) const;
+  /// Where the model is to run; throws for flags that contradict it.
+  [[nodiscard]] Device device(const Session& session) const;
+  /// @param from_folder whether `directory` must be one
+  [[nodiscard]] LoadOptions load_options(const Session& session, bool from_folder = true) const;
 };
 
 /// Plans for `tokens` at once: the first has weight 1, each further one 0.05, as decode is to

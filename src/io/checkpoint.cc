@@ -64,13 +64,35 @@ const char* to_string(Storage storage) {
 }
 
 struct Checkpoint::Impl {
+  using Make = std::function<std::shared_ptr<const RowSource>(const std::string&)>;
+
   explicit Impl(const std::filesystem::path& path) : shards(io::open_shards(path)) {
     arrays = io::group_arrays(shards.arrays);
     for (const auto& [name, stored] : arrays) tensors.push_back(describe(name, stored));
+    sort_tensors();
+  }
+  Impl(std::string name, std::vector<CheckpointTensor> given, Make source)
+      : tensors(std::move(given)), make(std::move(source)) {
+    shards.directory = std::move(name);
+    sort_tensors();
+  }
+
+  void sort_tensors() {
     std::sort(tensors.begin(), tensors.end(),
               [](const CheckpointTensor& a, const CheckpointTensor& b) {
                 return io::natural_less(a.name, b.name);
               });
+  }
+
+  /// The rows of a tensor that lies in no file.
+  std::shared_ptr<const RowSource> made(const std::string& name) const {
+    const bool known = std::any_of(tensors.begin(), tensors.end(),
+                                   [&](const CheckpointTensor& t) { return t.name == name; });
+    if (!known) {
+      fail(ErrorKind::kCorrupt, "{}: expected a tensor '{}', found none", shards.directory.string(),
+           name);
+    }
+    return make(name);
   }
 
   static CheckpointTensor describe(const std::string& name, const io::LogicalTensor& stored) {
@@ -107,13 +129,35 @@ struct Checkpoint::Impl {
   io::Shards shards;
   std::map<std::string, io::LogicalTensor> arrays;
   std::vector<CheckpointTensor> tensors;
+  Make make;  ///< Of tensors that lie in no file; otherwise empty.
 };
+
+namespace {
+
+/// All rows, one after the other, as f32.
+std::vector<float> all_floats(const RowSource& rows) {
+  const auto count = static_cast<std::size_t>(rows.rows() * rows.cols());
+  Buffer values(count * size_of(rows.dtype()));
+  rows.read_rows(0, rows.rows(), values.data());
+  std::vector<float> out(count);
+  convert_elements(values.data(), rows.dtype(), out.data(), DType::kF32, count);
+  return out;
+}
+
+}  // namespace
 
 Checkpoint::Checkpoint(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Checkpoint::~Checkpoint() = default;
 
 std::shared_ptr<const Checkpoint> Checkpoint::open(const std::filesystem::path& path) {
   return std::shared_ptr<const Checkpoint>(new Checkpoint(std::make_unique<Impl>(path)));
+}
+
+std::shared_ptr<const Checkpoint> Checkpoint::of(
+    std::string name, std::vector<CheckpointTensor> tensors,
+    std::function<std::shared_ptr<const RowSource>(const std::string&)> source) {
+  return std::shared_ptr<const Checkpoint>(new Checkpoint(
+      std::make_unique<Impl>(std::move(name), std::move(tensors), std::move(source))));
 }
 
 const std::filesystem::path& Checkpoint::directory() const {
@@ -133,6 +177,7 @@ const CheckpointTensor* Checkpoint::find(const std::string& name) const {
 }
 
 std::shared_ptr<const RowSource> Checkpoint::source(const std::string& name) const {
+  if (impl_->make) return impl_->made(name);
   const io::LogicalTensor& stored = impl_->get(name);
   if (stored.bitmask) return io::make_bitmask_source(*stored.bitmask);
   const TensorInfo& info = *stored.dense.info;
@@ -149,20 +194,17 @@ std::shared_ptr<const RowSource> Checkpoint::source(const std::string& name) con
 }
 
 std::vector<float> Checkpoint::floats(const std::string& name) const {
+  if (impl_->make) return all_floats(*impl_->made(name));
   const io::LogicalTensor& stored = impl_->get(name);
-  if (stored.bitmask) {
-    const auto rows = io::make_bitmask_source(*stored.bitmask);
-    const auto count = static_cast<std::size_t>(rows->rows() * rows->cols());
-    Buffer decoded(count * size_of(rows->dtype()));
-    rows->read_rows(0, rows->rows(), decoded.data());
-    std::vector<float> out(count);
-    convert_elements(decoded.data(), rows->dtype(), out.data(), DType::kF32, count);
-    return out;
-  }
-  return io::dense_floats(stored.dense);
+  return stored.bitmask ? all_floats(*io::make_bitmask_source(*stored.bitmask))
+                        : io::dense_floats(stored.dense);
 }
 
 std::span<const std::byte> Checkpoint::bytes(const std::string& name) const {
+  if (impl_->make) {
+    fail(ErrorKind::kUnsupported, "{}: tensor '{}': expected one in a file",
+         impl_->shards.directory.string(), name);
+  }
   const io::LogicalTensor& stored = impl_->get(name);
   if (stored.bitmask) {
     fail(ErrorKind::kInvalidArgument, "{}: expected dense storage, found {}", what(stored.values()),
@@ -172,6 +214,7 @@ std::span<const std::byte> Checkpoint::bytes(const std::string& name) const {
 }
 
 void Checkpoint::drop_pages(const std::string& name) const {
+  if (impl_->make) return;
   for (const io::StoredArray& array : impl_->get(name).arrays()) {
     array.file->drop_pages(*array.info);
   }

@@ -67,9 +67,15 @@ Model::~Model() = default;
 
 std::unique_ptr<Model> Model::load(const std::filesystem::path& directory, Planner& planner,
                                    const LoadOptions& options, ThreadPool& pool) {
-  auto m = std::make_unique<Impl>(ModelConfig::load(directory), pool);
+  return load(ModelConfig::load(directory), Checkpoint::open(directory), planner, options, pool);
+}
+
+std::unique_ptr<Model> Model::load(const ModelConfig& config,
+                                   std::shared_ptr<const Checkpoint> given, Planner& planner,
+                                   const LoadOptions& options, ThreadPool& pool) {
+  auto m = std::make_unique<Impl>(config, pool);
   m->precision = options.precision;
-  m->checkpoint = Checkpoint::open(directory);
+  m->checkpoint = std::move(given);
   const Checkpoint& checkpoint = *m->checkpoint;
   if (model::runs_on_device(options.device)) {
     m->device_dtype = options.device_dtype.value_or(m->config.dtype);
@@ -118,6 +124,11 @@ std::vector<DeviceWeight> Model::device_weights() const {
 
 std::string Model::gpu() const {
   return impl_->device != nullptr ? impl_->device->device_name() : std::string();
+}
+
+std::vector<DeviceStepPart> Model::time_step(std::int64_t sequences, std::int64_t position) const {
+  return impl_->device != nullptr ? impl_->device->time_step(sequences, position)
+                                  : std::vector<DeviceStepPart>();
 }
 
 DType Model::kv_dtype() const {

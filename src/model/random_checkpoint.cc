@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
 #include <numbers>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/check.h"
@@ -109,6 +111,44 @@ void write_tensor(SafetensorsWriter& writer, const Tensor& tensor, std::uint64_t
   }
 }
 
+std::uint64_t key_of(const RandomCheckpoint& model, std::size_t tensor) {
+  return mixed(model.seed * 0x9E3779B97F4A7C15U + tensor + 1);
+}
+
+/// Rows that are made when they are read.
+class RandomRows final : public RowSource {
+ public:
+  RandomRows(const Tensor& tensor, std::uint64_t key,
+             std::shared_ptr<const std::vector<BFloat16>> table)
+      : rows_(tensor.rows),
+        cols_(tensor.cols),
+        norm_(tensor.norm),
+        key_(key),
+        table_(std::move(table)) {}
+  [[nodiscard]] std::int64_t rows() const override { return rows_; }
+  [[nodiscard]] std::int64_t cols() const override { return cols_; }
+  [[nodiscard]] DType dtype() const override { return DType::kBF16; }
+  void read_rows(std::int64_t begin, std::int64_t end, void* out) const override {
+    auto* to = static_cast<BFloat16*>(out);
+    if (norm_) {
+      std::fill_n(to, (end - begin) * cols_, to_bfloat16(1.0F));
+      return;
+    }
+    for (std::int64_t r = begin; r < end; ++r)
+      fill_row(key_ + static_cast<std::uint64_t>(r), *table_, to + (r - begin) * cols_, cols_);
+  }
+
+ private:
+  std::int64_t rows_, cols_;
+  bool norm_;
+  std::uint64_t key_;
+  std::shared_ptr<const std::vector<BFloat16>> table_;
+};
+
+Shape shape_of(const Tensor& t) {
+  return t.norm ? Shape{t.cols} : Shape{t.rows, t.cols};
+}
+
 std::string config_json(const ModelConfig& c) {
   Json json{{"architectures", {"LlamaForCausalLM"}},
             {"model_type", "llama"},
@@ -145,12 +185,15 @@ void copy_tokenizer(const std::filesystem::path& from, const std::filesystem::pa
     write_text(to / "tokenizer_config.json", read_text(from / "tokenizer_config.json"));
 }
 
-void check(const std::filesystem::path& directory, const RandomCheckpoint& model) {
+void check(const RandomCheckpoint& model) {
   const ModelConfig& c = model.config;
   require(model.sparsity >= 0 && model.sparsity < 1,
           "random checkpoint: sparsity: expected at least 0 and below 1, got {}", model.sparsity);
   require(c.family == Family::kLlama && !c.qkv_bias && !c.o_bias && !c.mlp_bias && !c.qk_norm,
           "random checkpoint: expected a Llama without biases, got {}", to_string(c.family));
+}
+
+void check_empty(const std::filesystem::path& directory) {
   for (const char* name : {"model.safetensors", "model.safetensors.index.json"}) {
     if (std::filesystem::exists(directory / name))
       fail(ErrorKind::kIo, "{}: holds a model already", (directory / name).string());
@@ -173,6 +216,7 @@ ModelConfig random_shape(std::string_view name) {
       {"3b", 128256, 3072, 8192, 28, 24, 8, 128, true},
       {"7b", 32000, 4096, 11008, 32, 32, 32, 128, false},
       {"8b", 128256, 4096, 14336, 32, 32, 8, 128, false},
+      {"27b", 32000, 5376, 21504, 64, 32, 16, 128, false},
   };
   std::string names;
   for (const Row& row : kRows) {
@@ -198,7 +242,8 @@ ModelConfig random_shape(std::string_view name) {
 
 void write_random_checkpoint(const std::filesystem::path& directory, const RandomCheckpoint& model,
                              ThreadPool& pool, Progress& progress) {
-  check(directory, model);
+  check(model);
+  check_empty(directory);
   std::error_code error;
   std::filesystem::create_directories(directory, error);
   if (error) {
@@ -209,13 +254,11 @@ void write_random_checkpoint(const std::filesystem::path& directory, const Rando
   const std::vector<BFloat16> dense = quantile_table(0);
   const std::vector<BFloat16> pruned = quantile_table(model.sparsity);
   SafetensorsWriter writer(directory / "model.safetensors");
-  for (const Tensor& t : tensors)
-    writer.declare(t.name, DType::kBF16, t.norm ? Shape{t.cols} : Shape{t.rows, t.cols});
+  for (const Tensor& t : tensors) writer.declare(t.name, DType::kBF16, shape_of(t));
   for (std::size_t i = 0; i < tensors.size(); ++i) {
     progress.update("write", static_cast<std::int64_t>(i),
                     static_cast<std::int64_t>(tensors.size()), tensors[i].name);
-    const std::uint64_t key = mixed(model.seed * 0x9E3779B97F4A7C15U + i + 1);
-    write_tensor(writer, tensors[i], key, tensors[i].pruned ? pruned : dense, pool);
+    write_tensor(writer, tensors[i], key_of(model, i), tensors[i].pruned ? pruned : dense, pool);
   }
   writer.finish(/*durable=*/false);
   copy_tokenizer(model.tokenizer_from, directory);
@@ -224,6 +267,36 @@ void write_random_checkpoint(const std::filesystem::path& directory, const Rando
   write_text(directory / "config.json", config_json(model.config));
   progress.update("write", static_cast<std::int64_t>(tensors.size()),
                   static_cast<std::int64_t>(tensors.size()), "");
+}
+
+std::shared_ptr<const Checkpoint> random_checkpoint(const RandomCheckpoint& model) {
+  check(model);
+  struct Known {
+    Tensor tensor;
+    std::uint64_t key;
+  };
+  std::map<std::string, Known> known;
+  std::vector<CheckpointTensor> described;
+  std::vector<Tensor> tensors = list_tensors(model);
+  for (std::size_t i = 0; i < tensors.size(); ++i) {
+    Tensor& t = tensors[i];
+    const std::size_t bytes = static_cast<std::size_t>(t.rows * t.cols) * sizeof(BFloat16);
+    described.push_back({.name = t.name,
+                         .dtype = DType::kBF16,
+                         .shape = shape_of(t),
+                         .bytes = bytes,
+                         .dense_bytes = bytes});
+    const std::string name = t.name;
+    known.emplace(name, Known{std::move(t), key_of(model, i)});
+  }
+  const auto dense = std::make_shared<const std::vector<BFloat16>>(quantile_table(0));
+  const auto pruned = std::make_shared<const std::vector<BFloat16>>(quantile_table(model.sparsity));
+  return Checkpoint::of("random weights", std::move(described),
+                        [known = std::move(known), dense, pruned](const std::string& name) {
+                          const Known& of = known.at(name);
+                          return std::make_shared<RandomRows>(of.tensor, of.key,
+                                                              of.tensor.pruned ? pruned : dense);
+                        });
 }
 
 }  // namespace rarefy

@@ -3,8 +3,10 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <memory>
 #include <string_view>
 
+#include "rarefy/checkpoint.h"
 #include "rarefy/config.h"
 #include "rarefy/progress.h"
 #include "rarefy/threads.h"
@@ -23,7 +25,8 @@ struct RandomCheckpoint {
 
 /// Shapes of well-known sizes: "tiny" (1.6 M parameters, for tests), "100m", "1b" (Llama 3.2 1B's
 /// layers, vocabulary 32000, tied), "1b-128k" (with its vocabulary of 128256), "3b", "7b" (Llama
-/// 2's), "8b". Throws `Error` naming them for anything else.
+/// 2's), "8b", "27b" (64 layers of Gemma 3 27B's sizes, vocabulary 32000: 26.8 B parameters).
+/// Throws `Error` naming them for anything else.
 ModelConfig random_shape(std::string_view name);
 
 /// Writes config.json, generation_config.json, model.safetensors and the tokenizer to `directory`:
@@ -31,5 +34,9 @@ ModelConfig random_shape(std::string_view name);
 /// threads. Throws `Error` (kIo), also when the folder holds a model already.
 void write_random_checkpoint(const std::filesystem::path& directory, const RandomCheckpoint& model,
                              ThreadPool& pool = default_pool(), Progress& progress = no_progress());
+
+/// The same tensors in no file: rows are made as they are read, whichever are asked for, so that a
+/// model takes no more memory and disk than it has when it is packed.
+std::shared_ptr<const Checkpoint> random_checkpoint(const RandomCheckpoint& model);
 
 }  // namespace rarefy

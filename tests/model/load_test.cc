@@ -84,6 +84,32 @@ TEST(RandomCheckpoint, HasTheSparsityAndTheBytesItPromises) {
   EXPECT_THROW(random_shape("2b"), Error);
 }
 
+TEST(RandomCheckpoint, IsTheSameInNoFile) {
+  const Folder folder;
+  const RandomCheckpoint model{.config = random_shape("tiny"), .sparsity = 0.7, .seed = 3};
+  write_random_checkpoint(folder.path(), model);
+  const auto file = Checkpoint::open(folder.path());
+  const auto made = random_checkpoint(model);
+  ASSERT_EQ(made->tensors().size(), file->tensors().size());
+  for (std::size_t i = 0; i < file->tensors().size(); ++i) {
+    const CheckpointTensor& expected = file->tensors()[i];
+    EXPECT_EQ(made->tensors()[i].name, expected.name);
+    EXPECT_EQ(made->tensors()[i].shape, expected.shape);
+    EXPECT_EQ(made->tensors()[i].dense_bytes, expected.dense_bytes);
+    EXPECT_EQ(made->floats(expected.name), file->floats(expected.name)) << expected.name;
+  }
+  EXPECT_THROW((void)made->source("model.layers.99.mlp.up_proj.weight"), Error);
+  EXPECT_THROW((void)made->bytes("model.norm.weight"), Error);
+
+  LoadOptions options;
+  options.measure = false;
+  const auto from_file = Model::load(folder.path(), testing::quiet_planner(), options);
+  const auto from_none = Model::load(model.config, made, testing::quiet_planner(), options);
+  const std::vector<TokenId> ids{1, 2, 3, 5, 8};
+  EXPECT_EQ(logits_of(*from_none, ids), logits_of(*from_file, ids));
+  EXPECT_EQ(from_none->dense_weight_bytes(), from_file->dense_weight_bytes());
+}
+
 TEST(Load, AThinModelComputesWhatItsDenseFormComputes) {
   const Folder folder;
   write_random_checkpoint(folder.path(), {.config = random_shape("tiny"), .sparsity = 0.9});

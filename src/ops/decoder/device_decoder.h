@@ -62,6 +62,13 @@ struct DeviceWeight {
   double time_us = 0;  ///< As measured when it was chosen; 0 when it was not.
 };
 
+/// What a kind of kernel adds to a decode step.
+struct DeviceStepPart {
+  std::string name;           ///< "attention"; "all" for the whole step.
+  std::int64_t launches = 0;  ///< Of the step.
+  double us = 0;              ///< The step's time less that of a step without it.
+};
+
 class DeviceDecoder {
  public:
   virtual ~DeviceDecoder() = default;
@@ -98,6 +105,10 @@ class DeviceDecoder {
   /// @param best   the likeliest next token of each, or nullptr: the lowest id among equals, -1
   ///               where logits are not finite
   virtual void decode(std::span<const Step> steps, float* logits, std::int32_t* best) = 0;
+
+  /// Where the time of a step of so many sequences goes, each with `position` positions behind it:
+  /// the whole step first, then its kinds of kernels. Takes the memory of their caches meanwhile.
+  virtual std::vector<DeviceStepPart> time_step(std::int64_t sequences, std::int64_t position) = 0;
 };
 
 /// Whether a GPU runs models here; if not, what was looked for and is missing. Never throws.

@@ -9,6 +9,7 @@
 #include "cuda/compiler.h"
 #include "cuda/cublas.h"
 #include "cuda/driver.h"
+#include "cuda/timing.h"
 #include "ops/attention/cuda/place.h"
 #include "ops/decoder/cuda/kernels.h"
 #include "ops/decoder/cuda/weights.h"
@@ -41,6 +42,7 @@ class CudaKv final : public DeviceKv {
             .token = token};
   }
   [[nodiscard]] std::int64_t capacity() const { return capacity_; }
+  void clear() const { cuda::fill_bytes(*stream_, memory_.address(), 0, memory_.size()); }
 
  private:
   std::shared_ptr<const cuda::Stream> stream_;  // Frees the memory, perhaps after the decoder.
@@ -212,7 +214,69 @@ class CudaDecoder final : public DeviceDecoder {
                   steps.size() * static_cast<std::size_t>(shape_.vocab) * sizeof(float));
   }
 
+  std::vector<DeviceStepPart> time_step(std::int64_t sequences, std::int64_t position) override {
+    require(sequences > 0 && position >= 0, "GPU: time_step: expected at least one sequence");
+    reserve_positions(position + 1);
+    Recorded step(stream_, shape_, options_.dtype, sequences, kernels_.decode_scratch(sequences));
+    std::vector<CudaKv> caches;
+    std::vector<gpu::Place> places;
+    for (std::int64_t i = 0; i < sequences; ++i) {
+      caches.emplace_back(shared_stream_, shape_, position + 1, options_.dtype);
+      caches.back().clear();
+      places.push_back(caches.back().place(1, position));
+    }
+    cuda::copy_to_device(stream_, step.activations.places.address(), places.data(),
+                         places.size() * sizeof(gpu::Place));
+    const auto time_us = [&] {
+      const auto enqueue = [&] {
+        run_layers(step.activations, sequences, options_.dtype, /*one_sequence=*/false);
+        run_head(step.activations, 0, sequences, step.logits.address());
+      };
+      enqueue();  // Whatever allocates at its first use does so before the recording.
+      stream_.synchronize();
+      return cuda::time_calls(stream_, [&](int) { enqueue(); }, {.calls = 2}).median_us;
+    };
+    const auto layers = static_cast<std::int64_t>(layers_.size());
+    std::vector<DeviceStepPart> parts{{"all", 0, time_us()}};
+    for (const Part& part : kParts) {
+      without_ = part.kind;
+      const std::int64_t launches = part.of_layer * layers + part.of_step;
+      parts.front().launches += launches;
+      parts.push_back({part.name, launches, parts.front().us - time_us()});
+    }
+    without_ = Kind::kNothing;
+    return parts;
+  }
+
  private:
+  /// Kinds of kernels of a step, for time_step.
+  enum class Kind : std::uint8_t {
+    kNothing,
+    kEmbedding,
+    kNorm,
+    kQkv,
+    kAttention,
+    kO,
+    kGateUp,
+    kSwiglu,
+    kDown,
+    kHead
+  };
+  struct Part {
+    Kind kind;
+    const char* name;
+    std::int64_t of_layer, of_step;  ///< Launches.
+  };
+  static constexpr Part kParts[] = {{Kind::kEmbedding, "embedding", 0, 1},
+                                    {Kind::kNorm, "norm", 2, 1},
+                                    {Kind::kQkv, "qkv", 1, 0},
+                                    {Kind::kAttention, "attention", 1, 0},
+                                    {Kind::kO, "o", 1, 0},
+                                    {Kind::kGateUp, "gate_up", 1, 0},
+                                    {Kind::kSwiglu, "swiglu", 1, 0},
+                                    {Kind::kDown, "down", 1, 0},
+                                    {Kind::kHead, "head", 0, 1}};
+
   /// A decode step of one batch size, and the memory that it works in.
   struct Recorded {
     Activations activations;
@@ -287,23 +351,36 @@ class CudaDecoder final : public DeviceDecoder {
     return *recorded_.emplace(std::pair{rows, kv}, std::move(made)).first->second;
   }
 
-  void product(const gpu::Operator& weight, Address b, std::int64_t k, Address c, std::int64_t m,
-               std::int64_t rows) const {
-    weight.enqueue(stream_, {.b = b, .b_stride = k, .c = c, .c_stride = m, .n = rows});
+  /// Enqueues what `launch` does, unless time_step wants to know what a step takes without it.
+  template <class Launch>
+  void run(Kind kind, const Launch& launch) const {
+    if (kind != without_) launch();
+  }
+
+  void product(Kind kind, const gpu::Operator& weight, Address b, std::int64_t k, Address c,
+               std::int64_t m, std::int64_t rows) const {
+    run(kind, [&] {
+      weight.enqueue(stream_, {.b = b, .b_stride = k, .c = c, .c_stride = m, .n = rows});
+    });
   }
 
   void run_layers(const Activations& a, std::int64_t rows, DType kv, bool one_sequence) {
     const std::int64_t q_width = shape_.heads * shape_.head_dim;
     const std::int64_t qkv_width = q_width + 2 * shape_.kv_heads * shape_.head_dim;
-    kernels_.embedding(stream_, embeddings_.address(), a.places.address(), a.hidden.address(),
-                       rows);
+    run(Kind::kEmbedding, [&] {
+      kernels_.embedding(stream_, embeddings_.address(), a.places.address(), a.hidden.address(),
+                         rows);
+    });
     Address delta = 0;  // What the network before adds: the next norm does it.
     Address delta_bias = 0;
     for (std::size_t i = 0; i < layers_.size(); ++i) {
       const Layer& layer = layers_[i];
-      kernels_.add_norm(stream_, a.hidden.address(), delta, delta_bias,
-                        layer.attention_norm.address(), a.normed.address(), rows);
-      product(*layer.qkv, a.normed.address(), shape_.hidden, a.qkv.address(), qkv_width, rows);
+      run(Kind::kNorm, [&] {
+        kernels_.add_norm(stream_, a.hidden.address(), delta, delta_bias,
+                          layer.attention_norm.address(), a.normed.address(), rows);
+      });
+      product(Kind::kQkv, *layer.qkv, a.normed.address(), shape_.hidden, a.qkv.address(), qkv_width,
+              rows);
       const gpu::DecoderKernels::Attention at{.qkv = a.qkv.address(),
                                               .places = a.places.address(),
                                               .kv = kv,
@@ -314,20 +391,28 @@ class CudaDecoder final : public DeviceDecoder {
                                            .k_norm = layer.k_norm.address(),
                                            .cosine = cosine_.address(),
                                            .sine = sine_.address()};
-      if (one_sequence) {
-        kernels_.rope_store(stream_, at, rope);
-        kernels_.attend_prefill(stream_, at, a.attended.address());
-      } else {
-        kernels_.attend_decode(stream_, at, rope, a.scratch.address(), a.attended.address());
-      }
-      product(*layer.o, a.attended.address(), q_width, a.delta.address(), shape_.hidden, rows);
-      kernels_.add_norm(stream_, a.hidden.address(), a.delta.address(), layer.o_bias.address(),
-                        layer.mlp_norm.address(), a.normed.address(), rows);
-      product(*layer.gate_up, a.normed.address(), shape_.hidden, a.gate_up.address(),
+      run(Kind::kAttention, [&] {
+        if (one_sequence) {
+          kernels_.rope_store(stream_, at, rope);
+          kernels_.attend_prefill(stream_, at, a.attended.address());
+        } else {
+          kernels_.attend_decode(stream_, at, rope, a.scratch.address(), a.attended.address());
+        }
+      });
+      product(Kind::kO, *layer.o, a.attended.address(), q_width, a.delta.address(), shape_.hidden,
+              rows);
+      run(Kind::kNorm, [&] {
+        kernels_.add_norm(stream_, a.hidden.address(), a.delta.address(), layer.o_bias.address(),
+                          layer.mlp_norm.address(), a.normed.address(), rows);
+      });
+      product(Kind::kGateUp, *layer.gate_up, a.normed.address(), shape_.hidden, a.gate_up.address(),
               2 * shape_.ffn, rows);
-      kernels_.swiglu(stream_, a.gate_up.address(), layer.gate_up_bias.address(), a.gated.address(),
-                      rows);
-      product(*layer.down, a.gated.address(), shape_.ffn, a.delta.address(), shape_.hidden, rows);
+      run(Kind::kSwiglu, [&] {
+        kernels_.swiglu(stream_, a.gate_up.address(), layer.gate_up_bias.address(),
+                        a.gated.address(), rows);
+      });
+      product(Kind::kDown, *layer.down, a.gated.address(), shape_.ffn, a.delta.address(),
+              shape_.hidden, rows);
       delta = a.delta.address();
       delta_bias = layer.down_bias.address();
     }
@@ -337,10 +422,13 @@ class CudaDecoder final : public DeviceDecoder {
   void run_head(const Activations& a, std::int64_t first, std::int64_t rows, Address logits) const {
     const auto skip = static_cast<Address>(first * shape_.hidden);
     const Address delta = layers_.empty() ? 0 : a.delta.address() + skip * size_of(options_.dtype);
-    kernels_.add_norm(stream_, a.hidden.address() + skip * sizeof(float), delta,
-                      layers_.empty() ? 0 : layers_.back().down_bias.address(),
-                      final_norm_.address(), a.normed.address(), rows - first);
-    product(*head_, a.normed.address(), shape_.hidden, logits, shape_.vocab, rows - first);
+    run(Kind::kNorm, [&] {
+      kernels_.add_norm(stream_, a.hidden.address() + skip * sizeof(float), delta,
+                        layers_.empty() ? 0 : layers_.back().down_bias.address(),
+                        final_norm_.address(), a.normed.address(), rows - first);
+    });
+    product(Kind::kHead, *head_, a.normed.address(), shape_.hidden, logits, shape_.vocab,
+            rows - first);
   }
 
   DecoderShape shape_;
@@ -356,6 +444,7 @@ class CudaDecoder final : public DeviceDecoder {
   std::vector<DeviceWeight> weights_;
   std::size_t bytes_ = 0;
   std::int64_t positions_ = 0;
+  Kind without_ = Kind::kNothing;
   Activations prefill_;
   cuda::DeviceBuffer prefill_logits_;
   std::map<std::pair<std::int64_t, DType>, std::unique_ptr<Recorded>> recorded_;
