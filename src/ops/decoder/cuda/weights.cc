@@ -45,25 +45,6 @@ void ConvertedRows::read_rows(std::int64_t begin, std::int64_t end, void* out) c
   }
 }
 
-cuda::DeviceBuffer upload_rows(const cuda::Stream& stream, const RowSource& source,
-                               ThreadPool& pool) {
-  const std::size_t row_bytes = static_cast<std::size_t>(source.cols()) * size_of(source.dtype());
-  const std::size_t bytes = static_cast<std::size_t>(source.rows()) * row_bytes;
-  cuda::DeviceBuffer buffer(stream, bytes);
-  const void* data = source.dense_data();
-  Buffer rows;
-  if (data == nullptr) {
-    rows = Buffer(bytes);
-    pool.parallel_for(source.rows(), [&](std::int64_t begin, std::int64_t end) {
-      source.read_rows(begin, end, rows.data() + static_cast<std::size_t>(begin) * row_bytes);
-    });
-    data = rows.data();
-  }
-  cuda::copy_to_device(stream, buffer.address(), data, bytes);
-  stream.synchronize();
-  return buffer;
-}
-
 void TableProduct::enqueue(const cuda::Stream& stream, const Operands& o) const {
   auto found = products_.find(o.n);
   if (found == products_.end()) {
@@ -112,7 +93,7 @@ std::unique_ptr<Operator> WeightMaker::make(const RowSource& given, DType output
   if (known != known_.end()) {
     if (auto op = build_named(known->second.kernel, problem, weight, stream_)) {
       describe(known->second, *op);
-      return op;
+      return expander_.wrap(std::move(op), problem, known->second.time_us);
     }
   }
   SearchOptions search{.given_for_bytes = kGivenForBytes};
@@ -122,7 +103,7 @@ std::unique_ptr<Operator> WeightMaker::make(const RowSource& given, DType output
   const Known chosen{choice.name, choice.time_us};
   describe(chosen, *choice.op);
   known_[kind] = chosen;
-  return std::move(choice.op);
+  return expander_.wrap(std::move(choice.op), problem, chosen.time_us);
 }
 
 }  // namespace rarefy::gpu

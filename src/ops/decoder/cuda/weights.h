@@ -11,6 +11,7 @@
 #include "cuda/cublas.h"
 #include "ops/decoder/device_decoder.h"
 #include "ops/spmm/cuda/device_spmm.h"
+#include "ops/spmm/cuda/expanded.h"
 
 namespace rarefy::gpu {
 
@@ -30,10 +31,6 @@ class ConvertedRows final : public RowSource {
   const RowSource* from_;
   DType dtype_;
 };
-
-/// Dense rows of `source` in device memory, in its dtype.
-cuda::DeviceBuffer upload_rows(const cuda::Stream& stream, const RowSource& source,
-                               ThreadPool& pool);
 
 /// A dense product with a table that somebody else holds on the device: the output head of a model
 /// with tied embeddings.
@@ -56,7 +53,7 @@ class TableProduct final : public Operator {
 class WeightMaker {
  public:
   WeightMaker(const cuda::Stream& stream, const DeviceDecoderOptions& options, ThreadPool& pool)
-      : stream_(stream), options_(options), pool_(pool) {}
+      : stream_(stream), options_(options), pool_(pool), expander_(stream) {}
 
   /// @param info gets kernel, shape, bytes and time.
   std::unique_ptr<Operator> make(const RowSource& weight, DType output, DeviceWeight& info);
@@ -70,6 +67,7 @@ class WeightMaker {
   const cuda::Stream& stream_;
   DeviceDecoderOptions options_;
   ThreadPool& pool_;
+  Expander expander_;
   std::map<Kind, Known> known_;
 };
 

@@ -56,6 +56,13 @@ class Operator {
   virtual void enqueue(const cuda::Stream& stream, const Operands& operands) const = 0;
   /// Device memory of the packed weight, with everything that belongs to it.
   [[nodiscard]] virtual std::size_t bytes() const = 0;
+  /// Tokens that one pass over the weight serves.
+  [[nodiscard]] virtual std::int64_t tokens_a_pass() const { return 1; }
+  /// Whether `expand` can write the weight out (expanded.h: how many tokens are multiplied).
+  [[nodiscard]] virtual bool expands() const { return false; }
+  /// Writes the weight with its zeros, bit for bit, to `dense`: M rows of K elements of its dtype,
+  /// one after the other. Launches only.
+  virtual void expand(const cuda::Stream& stream, cuda::abi::CUdeviceptr dense) const;
   /// The same with its own memory, so that measurements can rotate through copies.
   [[nodiscard]] virtual std::unique_ptr<Operator> copy(const cuda::Stream& stream) const = 0;
 };

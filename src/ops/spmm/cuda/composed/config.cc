@@ -52,6 +52,20 @@ cuda::Source ComposedConfig::source(const Problem& problem) const {
   return source;
 }
 
+cuda::Source ComposedConfig::expand_source(const Problem& problem) const {
+  // 16 KB of a row at a time: eight blocks a multiprocessor.
+  const std::size_t window = (std::size_t{16} << 10) / size_of(problem.weight);
+  const bool swizzles = swizzled(problem);
+  return {
+      .name = fmt::format("composed.expand.{}{}.v{}{}", delta() ? "delta" : "csr", index_bits, vec,
+                          swizzles ? ".swizzled" : ""),
+      .text = std::string(cuda::device_text("ops/spmm/cuda/composed/expand.cu")),
+      .defines = {fmt::format("VALUE={}", device_type(problem.weight)),
+                  fmt::format("INDEX={}", index_bits == 32 ? "u32" : "u16"),
+                  fmt::format("DELTA={}", delta() ? 1 : 0), fmt::format("VEC={}", vec),
+                  fmt::format("SWIZZLED={}", swizzles ? 1 : 0), fmt::format("WINDOW={}", window)}};
+}
+
 bool ComposedConfig::swizzled(const Problem& problem) const {
   constexpr std::size_t kConflictBytes = 8;
   const auto per_lane = static_cast<std::size_t>(n_tile / n_lanes);

@@ -26,6 +26,9 @@ struct ComposedConfig {
   [[nodiscard]] std::string name() const;
   /// The kernel's text for these dtypes, layout and epilogue.
   [[nodiscard]] cuda::Source source(const Problem& problem) const;
+  /// The text that writes a weight of this configuration out as dense rows; one for all that store
+  /// it alike.
+  [[nodiscard]] cuda::Source expand_source(const Problem& problem) const;
   /// B as it lies in shared memory: f32 for one column, where the conversion would be paid at every
   /// gather, else as it comes.
   [[nodiscard]] DType staged_type(const Problem& problem) const;

@@ -89,6 +89,31 @@ class ComposedOperator final : public Operator {
   }
 
   [[nodiscard]] std::size_t bytes() const override { return buffers_.bytes() + partials_.size(); }
+  [[nodiscard]] std::int64_t tokens_a_pass() const override { return config_.n_tile; }
+  [[nodiscard]] bool expands() const override { return true; }
+
+  void expand(const cuda::Stream& stream, cuda::abi::CUdeviceptr dense) const override {
+    if (items_ == 0 || problem_.k == 0) return;
+    if (!expand_rows_) {
+      const cuda::Cubin cubin =
+          cuda::compile(config_.expand_source(problem_), device_->facts().arch());
+      expand_rows_ = cuda::Kernel(*device_, cubin, "expand_rows");
+      if (cut_rows_ > 0) expand_clear_ = cuda::Kernel(*device_, cubin, "expand_clear");
+      if (cut_rows_ > 0) expand_pieces_ = cuda::Kernel(*device_, cubin, "expand_pieces");
+    }
+    const auto launch = [](std::int64_t blocks) {
+      return cuda::Launch{.grid = {static_cast<unsigned>(blocks)}, .threads = 256};
+    };
+    const int k = static_cast<int>(problem_.k);
+    expand_rows_.launch(stream, launch(items_), buffers_.begin.address(), buffers_.target.address(),
+                        buffers_.columns.address(), buffers_.values.address(), dense, k);
+    if (cut_rows_ == 0) return;
+    expand_clear_.launch(stream, launch(cut_rows_), buffers_.rows.address(), dense, k);
+    expand_pieces_.launch(stream, launch(items_), buffers_.begin.address(),
+                          buffers_.target.address(), buffers_.columns.address(),
+                          buffers_.values.address(), buffers_.rows.address(),
+                          buffers_.slots.address(), static_cast<int>(cut_rows_), dense, k);
+  }
 
   [[nodiscard]] std::unique_ptr<Operator> copy(const cuda::Stream& stream) const override {
     return std::unique_ptr<Operator>(new ComposedOperator(*this, stream));
@@ -101,6 +126,9 @@ class ComposedOperator final : public Operator {
         device_(from.device_),
         kernel_(from.kernel_),
         combine_(from.combine_),
+        expand_rows_(from.expand_rows_),
+        expand_clear_(from.expand_clear_),
+        expand_pieces_(from.expand_pieces_),
         items_(from.items_),
         cut_rows_(from.cut_rows_),
         partial_slots_(from.partial_slots_) {
@@ -127,6 +155,7 @@ class ComposedOperator final : public Operator {
   ComposedBuffers buffers_;
   mutable cuda::DeviceBuffer partials_;
   cuda::Kernel kernel_, combine_;
+  mutable cuda::Kernel expand_rows_, expand_clear_, expand_pieces_;  ///< Once they are needed.
   std::int64_t items_ = 0, cut_rows_ = 0, partial_slots_ = 0;
 };
 
@@ -280,6 +309,9 @@ class ComposedFamily final : public Family {
               cuda::Source source = config.source(problem);
               source.name += fmt::format(".{}", to_string(dtype));
               if (seen.insert(source.name).second) sources.push_back(std::move(source));
+              cuda::Source expand = config.expand_source(problem);
+              expand.name += fmt::format(".{}", to_string(dtype));
+              if (seen.insert(expand.name).second) sources.push_back(std::move(expand));
             }
           }
         }

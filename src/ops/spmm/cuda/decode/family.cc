@@ -58,6 +58,27 @@ class LaneOperator final : public Operator {
     return stream_.size() + works_.size() + strip_rows_.size();
   }
 
+  [[nodiscard]] std::int64_t tokens_a_pass() const override {
+    return std::int64_t{config_.token_tiles} * 8;
+  }
+  [[nodiscard]] bool expands() const override { return true; }
+
+  void expand(const cuda::Stream& stream, cuda::abi::CUdeviceptr dense) const override {
+    if (problem_.m == 0) return;
+    if (!expand_) {
+      expand_ = cuda::Kernel(stream.device(), config_.expand_source(ring_rows_), "expand_lane");
+      expand_.allow_shared(config_.expand_shared_bytes(ring_rows_));
+    }
+    const int streams = config_.row_tiles * config_.split * config_.warps();
+    constexpr int kWarps = LaneConfig::kExpandWarps;
+    expand_.launch(stream,
+                   {.grid = {static_cast<unsigned>((streams + kWarps - 1) / kWarps)},
+                    .threads = kWarps * 32,
+                    .shared_bytes = config_.expand_shared_bytes(ring_rows_)},
+                   stream_.address(), works_.address(), strip_rows_.address(), dense, streams,
+                   static_cast<int>(problem_.m), static_cast<int>(problem_.k));
+  }
+
   [[nodiscard]] std::unique_ptr<Operator> copy(const cuda::Stream& stream) const override {
     return std::unique_ptr<Operator>(new LaneOperator(*this, stream));
   }
@@ -67,6 +88,7 @@ class LaneOperator final : public Operator {
       : config_(from.config_),
         problem_(from.problem_),
         kernel_(from.kernel_),
+        expand_(from.expand_),
         stream_(copy_of(from.stream_, stream)),
         works_(copy_of(from.works_, stream)),
         strip_rows_(copy_of(from.strip_rows_, stream)),
@@ -81,6 +103,7 @@ class LaneOperator final : public Operator {
   LaneConfig config_;
   Problem problem_;
   cuda::Kernel kernel_;
+  mutable cuda::Kernel expand_;  ///< Once it is needed.
   cuda::DeviceBuffer stream_, works_, strip_rows_;
   int ring_rows_ = 0;
 };
@@ -143,6 +166,8 @@ class DecodeFamily final : public Family {
         cuda::Source source = config.source(problem);
         source.name += fmt::format(".{}", to_string(dtype));
         if (seen.insert(source.name).second) sources.push_back(std::move(source));
+        cuda::Source expand = config.expand_source(config.expected_ring_rows(kDensity));
+        if (seen.insert(expand.name).second) sources.push_back(std::move(expand));
       }
     };
     for (const std::int64_t m : {4096, 14336}) {

@@ -39,6 +39,12 @@ int resident_clusters(int multiprocessors, int split) {
   return multiprocessors / kOfGroup * (kOfGroup / split);
 }
 
+int power_of_two_at_least(int n) {
+  int power = 1;
+  while (power < n) power *= 2;
+  return power;
+}
+
 const char* type_name(DType dtype) {
   return dtype == DType::kF16 ? "f16" : dtype == DType::kBF16 ? "bf16" : "float";
 }
@@ -91,6 +97,24 @@ cuda::Source LaneConfig::source(const Problem& problem) const {
                     fmt::format("HAS_BIAS={}", problem.bias ? 1 : 0),
                     fmt::format("HAS_RESIDUAL={}", problem.residual ? 1 : 0)};
   return source;
+}
+
+cuda::Source LaneConfig::expand_source(int ring_rows) const {
+  const int ring = power_of_two_at_least(ring_rows);
+  return {.name = fmt::format("decode.expand.s{}.r{}.k{}.b{}.c{}.ring{}", strips, row_warps,
+                              k_warps, blocks, split, ring),
+          .text = std::string(cuda::device_text("ops/spmm/cuda/decode/lane_expand.cu")),
+          .defines = {fmt::format("STRIPS={}", strips), fmt::format("ROW_WARPS={}", row_warps),
+                      fmt::format("K_WARPS={}", k_warps), fmt::format("BLOCKS={}", blocks),
+                      fmt::format("SPLIT={}", split), fmt::format("WARPS={}", kExpandWarps),
+                      fmt::format("RING_ROWS={}", ring)},
+          .oldest_arch = 90};
+}
+
+std::size_t LaneConfig::expand_shared_bytes(int ring_rows) const {
+  return static_cast<std::size_t>(kExpandWarps) *
+         static_cast<std::size_t>(power_of_two_at_least(ring_rows) * kRowBytes +
+                                  kSlots * slot_bytes());
 }
 
 std::vector<LaneConfig> lane_configs(const Problem& problem, double density,

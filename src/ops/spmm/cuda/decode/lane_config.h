@@ -38,6 +38,11 @@ struct LaneConfig {
 
   [[nodiscard]] std::string name() const;
   [[nodiscard]] cuda::Source source(const Problem& problem) const;
+
+  /// lane_expand.cu, for weights whose rings have this many rows, and what a block of it needs.
+  static constexpr int kExpandWarps = 4;
+  [[nodiscard]] cuda::Source expand_source(int ring_rows) const;
+  [[nodiscard]] std::size_t expand_shared_bytes(int ring_rows) const;
 };
 
 /// Every configuration that makes sense for the problem at this density.

@@ -1,0 +1,124 @@
+// The lane format back as dense rows, for products of many tokens: the walk of lane.cu (which says
+// how the format works) with stores in place of multiplications.
+//
+// A warp takes over one warp's stream. Its ring has RING_ROWS rows, a power of two, so that a
+// level's row follows from its number alone and no copy meets the ring's end. A stage is fetched
+// while the one ahead is written out.
+//
+// Constants: STRIPS, ROW_WARPS, K_WARPS, BLOCKS, SPLIT as in lane.cu; WARPS of a block, RING_ROWS.
+#include "cuda/number.cuh"
+
+constexpr int kWarps = WARPS;  // Of a block.
+constexpr int kRowBytes = 128;
+constexpr int kMaskBytes = STRIPS * 32;  // Of a block of columns.
+constexpr int kHeaderBytes = 16;
+constexpr int kSlotBytes = kHeaderBytes + BLOCKS * kMaskBytes;
+constexpr int kRingBytes = RING_ROWS * kRowBytes;
+constexpr int kWarpBytes = kRingBytes + 2 * kSlotBytes;
+
+/// As lane.cu's.
+struct alignas(16) WarpWork {
+  u64 offset;
+  u32 stages;
+  u32 block;
+  u32 copies[2];
+  u32 pad[2];
+};
+
+__device__ __forceinline__ void copy_16(u8* to, const u8* from) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(
+                   static_cast<u32>(__cvta_generic_to_shared(to))),
+               "l"(from)
+               : "memory");
+}
+
+/// The byte of mask of a strip.
+__device__ __forceinline__ u32 mask_of(const u8* masks, int strip, int lane) {
+  constexpr int kWhole = STRIPS / 4 * 4, kRest = STRIPS % 4;
+  if (strip < kWhole) return masks[strip / 4 * 128 + lane * 4 + strip % 4];
+  const int within = strip - kWhole;
+  const u8* rest = masks + kWhole * 32;
+  return kRest == 1 ? rest[lane] : within < 2 ? rest[lane * 2 + within] : rest[64 + lane];
+}
+
+__device__ __forceinline__ void store_four(u16* to, const u16 (&v)[4], int count, bool aligned) {
+  if (aligned) {
+    *reinterpret_cast<uint2*>(to) = make_uint2(v[0] | v[1] << 16, v[2] | v[3] << 16);
+    return;
+  }
+#pragma unroll
+  for (int i = 0; i < 4; ++i)
+    if (i < count) to[i] = v[i];
+}
+
+/// `count` streams; dense: m rows of k elements.
+extern "C" __global__ void __launch_bounds__(kWarps * 32)
+    expand_lane(const u8* stream, const WarpWork* works, const i32* strip_rows, u16* dense,
+                int count, int m, int k) {
+  extern __shared__ __align__(128) u8 shared[];
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  const int index = blockIdx.x * kWarps + warp;
+  if (index >= count) return;
+  u8* const ring = shared + warp * kWarpBytes;
+  u8* const slots = ring + kRingBytes;
+  const WarpWork work = works[index];
+  const int stages = work.stages;
+  if (stages == 0) return;
+  constexpr int kOfBlock = ROW_WARPS * K_WARPS;
+  const int group = index / kOfBlock / SPLIT * ROW_WARPS + index % kOfBlock / K_WARPS;
+  const bool aligned = k % 4 == 0;
+
+  const u8* next = stream + work.offset;
+  u32 fetched = 0;  // Rows.
+  const auto fetch = [&](u32 rows, int slot) {
+    for (int i = lane * 16; i < kSlotBytes; i += 512)
+      copy_16(slots + slot * kSlotBytes + i, next + i);
+    for (int i = lane; i < rows * (kRowBytes / 16); i += 32)
+      copy_16(ring + (fetched * kRowBytes + i * 16) % kRingBytes, next + kSlotBytes + i * 16);
+    asm volatile("cp.async.commit_group;" ::: "memory");
+    next += kSlotBytes + rows * kRowBytes;
+    fetched += rows;
+  };
+  fetch(work.copies[1] >> 8 & 0xff, 0);
+
+  // Where a half-column's next value lies, not wrapped yet: its level and its place in a row.
+  u32 low_rows = lane * 4, high_rows = low_rows + 2;
+  int column = work.block * 16 + lane % 4 * 4;
+  for (int stage = 0; stage < stages; ++stage) {
+    asm volatile("cp.async.wait_all;" ::: "memory");
+    __syncwarp();
+    const u8* slot = slots + stage % 2 * kSlotBytes;
+    if (stage + 1 < stages) fetch(slot[5], (stage + 1) % 2);
+#pragma unroll 1
+    for (int block = 0; block < BLOCKS; ++block, column += 16) {
+      const u32 swap = slot[6 + block];
+      const u32 low = __shfl_xor_sync(~0u, low_rows, swap & 31);
+      const u32 high = __shfl_xor_sync(~0u, high_rows, swap & 31);
+      low_rows = swap & 32 ? high : low;
+      high_rows = swap & 32 ? low : high;
+#pragma unroll
+      for (int s = 0; s < STRIPS; ++s) {
+        const u32 mask = mask_of(slot + kHeaderBytes + block * kMaskBytes, s, lane);
+        u16 of_low[4], of_high[4];
+#pragma unroll
+        for (int bit = 0; bit < 8; ++bit) {
+          const bool is_high = bit & 2;
+          u16& value = (is_high ? of_high : of_low)[bit / 4 * 2 + bit % 2];
+          u32& at = is_high ? high_rows : low_rows;
+          value = 0;
+          if (mask & 1u << bit) {
+            value = *reinterpret_cast<const u16*>(ring + at % kRingBytes);
+            at += kRowBytes;
+          }
+        }
+        const i32 first = strip_rows[group * STRIPS + s];
+        const int row = first + lane / 4;
+        if (first < 0 || column >= k) continue;
+        u16* const to = dense + static_cast<i64>(row) * k + column;
+        if (row < m) store_four(to, of_low, k - column, aligned);
+        if (row + 8 < m) store_four(to + i64{8} * k, of_high, k - column, aligned);
+      }
+    }
+    __syncwarp();  // All lanes have read what the next fetch overwrites.
+  }
+}

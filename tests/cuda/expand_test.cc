@@ -1,0 +1,149 @@
+// Packed weights written out as dense rows, and products of many tokens that go that way.
+#include <gtest/gtest.h>
+
+#include <cstring>
+
+#include "gpu_or_skip.h"
+#include "ops/spmm/cuda/expanded.h"
+#include "ops/spmm/cuda/families.h"
+#include "ops/spmm/cuda/search.h"
+#include "spmm_case.h"
+
+namespace rarefy::gpu {
+namespace {
+
+/// An operator of which only what the estimate asks for is true.
+class Pretended final : public Operator {
+ public:
+  Pretended(std::size_t bytes, std::int64_t a_pass, bool expands)
+      : bytes_(bytes), a_pass_(a_pass), expands_(expands) {}
+  void enqueue(const cuda::Stream& /*stream*/, const Operands& /*o*/) const override {}
+  [[nodiscard]] std::size_t bytes() const override { return bytes_; }
+  [[nodiscard]] std::int64_t tokens_a_pass() const override { return a_pass_; }
+  [[nodiscard]] bool expands() const override { return expands_; }
+  [[nodiscard]] std::unique_ptr<Operator> copy(const cuda::Stream& /*stream*/) const override {
+    return nullptr;
+  }
+
+ private:
+  std::size_t bytes_;
+  std::int64_t a_pass_;
+  bool expands_;
+};
+
+cuda::DeviceFacts hopper() {
+  cuda::DeviceFacts facts;
+  facts.major = 9;
+  facts.multiprocessors = 132;
+  facts.clock_ghz = 1.98;
+  facts.memory_gb_per_s = 3352;
+  return facts;
+}
+
+TEST(TokensToExpandFor, GrowWithWhatAPassServes) {
+  const Problem problem{.m = 14336, .k = 4096, .n = 1};
+  constexpr std::size_t kBytes = 45'000'000;
+  constexpr double kPassUs = 20;
+  const auto from = [&](std::int64_t a_pass, bool expands = true) {
+    return tokens_to_expand_for(Pretended(kBytes, a_pass, expands), problem, kPassUs, hopper());
+  };
+  // Writing 117 MB and reading them again takes five to seven passes.
+  ASSERT_TRUE(from(1).has_value());
+  EXPECT_GE(*from(1), 5);
+  EXPECT_LE(*from(1), 9);
+  EXPECT_GE(*from(8), 4 * 8 + 1);
+  EXPECT_LE(*from(8), 8 * 8 + 1);
+  EXPECT_FALSE(from(8, false).has_value());
+  Problem features = problem;
+  features.layout = Layout::kFeatureMajor;
+  EXPECT_FALSE(
+      tokens_to_expand_for(Pretended(kBytes, 8, true), features, kPassUs, hopper()).has_value());
+}
+
+class ExpandOnDevice : public ::testing::Test {
+ protected:
+  void SetUp() override { RAREFY_SKIP_WITHOUT_GPU(); }
+
+  static std::vector<std::byte> expanded(const Operator& op, const cuda::Stream& stream,
+                                         std::size_t bytes) {
+    const cuda::DeviceBuffer dense(stream, bytes);
+    cuda::fill_bytes(stream, dense.address(), 0xFF, bytes);  // What is not written shows.
+    op.expand(stream, dense.address());
+    return cuda::download<std::byte>(stream, dense);
+  }
+};
+
+TEST_F(ExpandOnDevice, ReturnsEveryBitOfEveryFormat) {
+  const cuda::Stream stream;
+  for (const DType dtype : {DType::kBF16, DType::kF32}) {
+    for (const Pattern pattern :
+         {Pattern::kUniform, Pattern::kEmptyRows, Pattern::kOneFullRow, Pattern::kRowSkew,
+          Pattern::kColumnRuns, Pattern::kZero, Pattern::kFull, Pattern::kNegativeZeros}) {
+      for (const std::int64_t cols : {520, 803}) {
+        const TestWeight weight({131, cols, pattern, 0.4}, dtype);
+        std::vector<std::byte> expected(weight.bytes.size());
+        weight.csr->read_rows(0, 131, expected.data());
+        for (const std::int64_t n : {1, 8}) {
+          const Problem problem{
+              .m = 131, .k = cols, .n = n, .weight = dtype, .activations = dtype, .output = dtype};
+          std::size_t checked = 0;
+          for (const Candidate& candidate :
+               enumerate(problem, weight.pattern, stream.device().facts())) {
+            std::unique_ptr<Operator> op;
+            try {
+              op = candidate.build(weight.weight(), stream);
+            } catch (const Error& error) {
+              ASSERT_EQ(error.kind(), ErrorKind::kUnsupported) << error.what();
+              continue;
+            }
+            if (!op->expands() || ++checked % 5 != 1) continue;
+            ASSERT_EQ(expanded(*op, stream, expected.size()), expected)
+                << candidate.name << " " << testing::to_string(pattern) << " " << cols;
+          }
+          EXPECT_GT(checked, 0U);
+        }
+      }
+    }
+  }
+}
+
+TEST_F(ExpandOnDevice, RowsLongerThanAWindow) {
+  const cuda::Stream stream;
+  const TestWeight weight({17, 20'011, Pattern::kUniform, 0.01}, DType::kF16);
+  std::vector<std::byte> expected(weight.bytes.size());
+  weight.csr->read_rows(0, 17, expected.data());
+  const Problem problem{.m = 17, .k = 20'011, .n = 1};
+  for (const Candidate& candidate :
+       composed_family().candidates(problem, weight.pattern, stream.device().facts())) {
+    const auto op = candidate.build(weight.weight(), stream);
+    ASSERT_EQ(expanded(*op, stream, expected.size()), expected) << candidate.name;
+  }
+}
+
+TEST_F(ExpandOnDevice, ManyTokensGiveTheSameAsFew) {
+  const cuda::Stream stream;
+  Expander expander(stream);
+  const TestWeight weight({96, 256, Pattern::kUniform, 0.3}, DType::kBF16);
+  Problem problem{.m = 96,
+                  .k = 256,
+                  .n = 1,
+                  .weight = DType::kBF16,
+                  .activations = DType::kBF16,
+                  .output = DType::kF32};
+  for (Candidate& candidate : enumerate(problem, weight.pattern, stream.device().facts())) {
+    if (!candidate.name.starts_with("composed.csr16") && !candidate.name.starts_with("decode"))
+      continue;
+    // As if it were so slow that expanding pays from the second pass on.
+    const auto op = expander.wrap(candidate.build(weight.weight(), stream), problem, 1e4);
+    for (const std::int64_t n : {1, 2, 33, 200}) {
+      Problem many = problem;
+      many.n = n;
+      const Case run(weight, many);
+      run.expect_close(run.device(*op, stream), candidate.name);
+    }
+    break;
+  }
+}
+
+}  // namespace
+}  // namespace rarefy::gpu
