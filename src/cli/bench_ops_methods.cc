@@ -33,6 +33,10 @@ class OurMethod final : public Method {
     while (std::ssize(copies_) < copies)
       copies_.push_back(pack(problem_.weight.source(), format_, problem_.pool));
   }
+  /// Threads that slept wake up, each on a core of its own: as operators of a model find them.
+  void before() override {
+    problem_.pool.run([](int) {});
+  }
   void run(int copy) override {
     SpmmArgs args;
     args.b = problem_.b;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <numeric>
 #include <random>
 
 #include "base/check.h"
@@ -158,14 +159,17 @@ std::vector<Series> time_round_robin(Methods& methods, const RunOptions& options
     methods[i]->make_copies(copies);
   }
   std::vector<Series> series(methods.size());
+  std::vector<std::size_t> order(methods.size());
+  std::iota(order.begin(), order.end(), 0);
+  std::mt19937_64 random(1);
   const auto begin = Clock::now();
   for (int round = 0; round < options.repetitions; ++round) {
     const double elapsed = std::chrono::duration<double>(Clock::now() - begin).count();
     if (round >= kLeastRounds && elapsed > options.seconds) break;
     progress.update("timing", round, options.repetitions, "");
-    for (std::size_t step = 0; step < methods.size(); ++step) {
-      // Every round starts with another method, so that none always follows the same neighbour.
-      const std::size_t i = (step + static_cast<std::size_t>(round)) % methods.size();
+    // Another order every round, so that none always follows the same neighbour.
+    std::shuffle(order.begin(), order.end(), random);
+    for (std::size_t i : order) {
       series[i].us.push_back(series[i].retired ? 0 : time_once(*methods[i], round % copies));
     }
     if (round + 1 != kLeastRounds) continue;
