@@ -99,10 +99,10 @@ class BitmapAmxPanels final : public SpmmKernel {
 
   [[nodiscard]] SpmmCost cost(const FormatSpec& spec, const PatternStats& pattern,
                               const SpmmProblem& p) const override {
-    // 3.7 cycles a vector of 32 weights; a product takes 57, as with dense tiles. Half of the
-    // shorter of the two hides behind the other.
+    // 3.7 cycles a vector of 32 weights. Half of the shorter of decoding and multiplying hides
+    // behind the other.
     const strip::PanelCounts counts(p);
-    const double products = counts.products * 57;
+    const double products = counts.products * strip::PanelCounts::kProductCycles;
     const double decode = counts.tiles * counts.turns * 16 * 3.7;
     return {
         .bytes = counts.turns * estimated_bytes(spec, pattern, p.weight) + activation_bytes(p),

@@ -136,14 +136,13 @@ class SellAmxPanels final : public SpmmKernel {
 
   [[nodiscard]] SpmmCost cost(const FormatSpec& spec, const PatternStats& pattern,
                               const SpmmProblem& p) const override {
-    // Counted in L2: 15 cycles to spread a step of 16 entries, 60 to clear a tile. A product takes
-    // 57, as with dense tiles.
+    // Counted in L2: 15 cycles to spread a step of 16 entries, 60 to clear a tile.
     const strip::PanelCounts counts(p);
     const double bytes = estimated_bytes(spec, pattern, p.weight);
     const double steps = bytes / (SellMatrix::kLanes * (2 + spec.index_bits / 8.0));
     const double spread = counts.turns * (steps * 15 + counts.tiles * 60);
     return {.bytes = counts.turns * bytes + activation_bytes(p),
-            .cycles = counts.products * 57 + spread + counts.around};
+            .cycles = counts.products * strip::PanelCounts::kProductCycles + spread + counts.around};
   }
 
   void run(const Matrix& matrix, const SpmmArgs& args, ThreadPool& pool) const override {
