@@ -16,7 +16,7 @@ ops --shape 4096x14336 --n 16 --dtype bf16 --sparsity 0.5,0.7,0.8
 # Many tokens: blocks, f32, and unstructured bf16, where little can be won.
 ops --shape 4096x14336 --n 128 --dtype bf16 --pattern 16x32 --sparsity 0.5,0.7,0.8,0.9
 ops --shape 4096x4096 --n 128 --dtype fp32 --sparsity 0.5,0.7,0.8,0.9
-ops --shape 4096x14336 --n 128 --dtype bf16 --sparsity 0.7
+ops --shape 4096x14336 --n 128 --dtype bf16 --sparsity 0.5,0.7,0.9
 # Uneven masks.
 ops --shape 4096x14336 --n 1 --dtype bf16 --pattern blockskew,rowskew --sparsity 0.7
 # A whole model, dense and thin, and dense through oneDNN.
