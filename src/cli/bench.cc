@@ -266,7 +266,7 @@ void bench_model(const Flags& flags, const Session& session, const std::string& 
   if (model->gpu().empty()) load_model();
   for (Test& test : tests) {
     run_once(*model,
-             {.prompt = std::min<std::int64_t>(test.prompt, 64),
+             {.prompt = std::min(test.prompt, flags.batch),
               .gen = std::min<std::int64_t>(test.gen, 4),
               .sequences = test.sequences},
              flags.batch);  // Warm-up
