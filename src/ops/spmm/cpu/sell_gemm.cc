@@ -141,8 +141,9 @@ class SellAmxPanels final : public SpmmKernel {
     const double bytes = estimated_bytes(spec, pattern, p.weight);
     const double steps = bytes / (SellMatrix::kLanes * (2 + spec.index_bits / 8.0));
     const double spread = counts.turns * (steps * 15 + counts.tiles * 60);
-    return {.bytes = counts.turns * bytes + activation_bytes(p),
-            .cycles = counts.products * strip::PanelCounts::kProductCycles + spread + counts.around};
+    return {
+        .bytes = counts.turns * bytes + activation_bytes(p),
+        .cycles = counts.products * strip::PanelCounts::kProductCycles + spread + counts.around};
   }
 
   void run(const Matrix& matrix, const SpmmArgs& args, ThreadPool& pool) const override {
