@@ -104,13 +104,17 @@ typedef struct rarefy_load_options {
   int32_t no_measure;       /* != 0: plans come from the cache or from the estimate. */
   int32_t bf16_activations; /* != 0: activations may be rounded to bf16 before a multiplication;
                                0: they keep at least 16 bits of mantissa. */
+  const char* device;       /* "cpu" (also when NULL), "cuda": the first NVIDIA GPU, or "auto": a GPU
+                               when there is one that can, otherwise the CPU. On a GPU `formats` is
+                               "dense" or NULL, and plans are made for the checkpoint's dtype. */
 } rarefy_load_options;
 
 /* Reads config.json, tokenizer.json and the weights of a model folder (NUL-terminated path), and
  * chooses a format and a kernel for each weight. `options` may be NULL.
  * Errors: RAREFY_IO for what is missing, RAREFY_CORRUPT for a tensor that is missing, has another
  * shape than config.json says or holds NaN or infinity, RAREFY_UNSUPPORTED for an architecture that
- * Rarefy does not run, RAREFY_OUT_OF_MEMORY when no choice fits the budget. */
+ * Rarefy does not run or a GPU that cannot be had, RAREFY_OUT_OF_MEMORY when no choice fits the
+ * budget or the GPU. */
 rarefy_status rarefy_model_load(const char* directory, const rarefy_load_options* options,
                                 rarefy_model** model);
 void rarefy_model_free(rarefy_model* model);
@@ -124,6 +128,8 @@ typedef struct rarefy_model_description {
   int64_t context;             /* Positions that the model was made for. */
   uint64_t weight_bytes;       /* All weights as they are held in memory. */
   uint64_t dense_weight_bytes; /* The same, all dense in the checkpoint's dtype. */
+  const char* device;          /* "cpu", or the name of the GPU; lives as long as the model. */
+  const char* gpu_note;        /* With "auto": why the GPU that is there is not used; else "". */
 } rarefy_model_description;
 
 rarefy_status rarefy_model_info(const rarefy_model* model, rarefy_model_description* description);

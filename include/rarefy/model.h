@@ -26,7 +26,7 @@ namespace rarefy {
 enum class Device : std::uint8_t {
   kCpu,
   kCuda,  ///< The first NVIDIA GPU.
-  kAuto,  ///< A GPU when there is one that can, otherwise the CPU.
+  kAuto,  ///< A GPU when there is one that can (and has room), otherwise the CPU.
 };
 
 /// Whether `Device::kCuda` can run models on this machine, and if not, what was looked for and what
@@ -111,6 +111,9 @@ class Model {
   [[nodiscard]] std::vector<DeviceWeight> device_weights() const;
   /// Name of the GPU that it runs on; empty for the CPU.
   [[nodiscard]] std::string gpu() const;
+  /// Why a model that was loaded with Device::kAuto does not run on the GPU that is there: its
+  /// driver is too old, its memory too small. Empty otherwise.
+  [[nodiscard]] std::string gpu_note() const;
   /// Where the time of a decode step goes (DeviceDecoder::time_step); empty for the CPU.
   [[nodiscard]] std::vector<DeviceStepPart> time_step(std::int64_t sequences,
                                                       std::int64_t position) const;

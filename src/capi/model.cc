@@ -1,6 +1,7 @@
 #include "rarefy/model.h"
 
 #include <atomic>
+#include <string>
 
 #include "capi/entry.h"
 #include "rarefy/generate.h"
@@ -11,6 +12,7 @@ struct rarefy_model {
   std::shared_ptr<ThreadPool> pool;  // before the model, which works on it to its end
   std::shared_ptr<const Tokenizer> tokenizer;
   std::unique_ptr<Model> model;
+  std::string device, gpu_note;
   std::atomic<bool> busy = false;
 };
 
@@ -46,12 +48,25 @@ std::vector<FormatSpec> parse_formats(std::string_view list) {
   return formats;
 }
 
+Device parse_device(const char* name) {
+  const std::string_view device = name != nullptr ? name : "cpu";
+  if (device == "cpu") return Device::kCpu;
+  if (device == "auto") return Device::kAuto;
+  require(device == "cuda", "options: device: expected cpu, cuda or auto, got '{}'", device);
+  return Device::kCuda;
+}
+
 LoadOptions load_options(const rarefy_load_options& given) {
   LoadOptions options;
   if (given.formats != nullptr) options.formats = parse_formats(given.formats);
   if (given.memory_budget != 0) options.memory_budget = given.memory_budget;
   options.measure = given.no_measure == 0;
   if (given.bf16_activations != 0) options.precision = Precision::kBf16;
+  options.device = parse_device(given.device);
+  const bool dense = options.formats.size() == 1 && options.formats.front() == format::kDense;
+  require(options.device != Device::kCuda || options.formats.empty() || dense,
+          "options: formats: expected none or dense on a GPU, got '{}'", given.formats);
+  if (!options.formats.empty() && !dense) options.device = Device::kCpu;
   return options;
 }
 
@@ -98,6 +113,8 @@ rarefy_status rarefy_model_load(const char* directory, const rarefy_load_options
     if (given.cache_dir != nullptr) planner_options.cache_dir = given.cache_dir;
     Planner planner(planner_options, *loaded->pool);
     loaded->model = Model::load(directory, planner, load, *loaded->pool);
+    loaded->device = loaded->model->gpu().empty() ? "cpu" : loaded->model->gpu();
+    loaded->gpu_note = loaded->model->gpu_note();
     *model = loaded.release();
   });
 }
@@ -119,6 +136,8 @@ rarefy_status rarefy_model_info(const rarefy_model* model, rarefy_model_descript
     out.context = config.max_positions;
     out.weight_bytes = model->model->weight_bytes();
     out.dense_weight_bytes = model->model->dense_weight_bytes();
+    out.device = model->device.c_str();
+    out.gpu_note = model->gpu_note.c_str();
     capi::write_result(description, out);
   });
 }

@@ -37,13 +37,24 @@ Planner Session::make_planner(bool freeze) const {
 namespace {
 
 /// A budget that cannot hold the model is an argument that cannot work, not a machine too small.
+/// Neither is a GPU that was asked for. A GPU that is there and not used is worth a line.
 template <class Load>
-std::unique_ptr<Model> within_budget(const LoadOptions& options, const Load& load) {
+std::unique_ptr<Model> load_or_explain(const LoadOptions& options, const Load& load) {
   try {
-    return load();
+    std::unique_ptr<Model> model = load();
+    if (const std::string note = model->gpu_note(); !note.empty()) {
+      terminal_progress().clear();
+      std::fprintf(stderr, "rarefy: running on the CPU: %s\n", note.c_str());
+    }
+    return model;
   } catch (const Error& e) {
     constexpr std::size_t kNoBudget = std::numeric_limits<std::size_t>::max();
-    if (e.kind() != ErrorKind::kOutOfMemory || options.memory_budget == kNoBudget) throw;
+    if (e.kind() != ErrorKind::kOutOfMemory) throw;
+    if (options.memory_budget == kNoBudget) {
+      if (options.device == Device::kCuda)
+        fail(ErrorKind::kUnsupported, "--device cuda: {}", e.what());
+      throw;
+    }
     fail(ErrorKind::kInvalidArgument, "--memory: {}", e.what());
   }
 }
@@ -53,14 +64,14 @@ std::unique_ptr<Model> within_budget(const LoadOptions& options, const Load& loa
 std::unique_ptr<Model> Session::load_model(const std::string& directory,
                                            const LoadOptions& options) const {
   Planner planner = make_planner();
-  return within_budget(options, [&] { return Model::load(directory, planner, options); });
+  return load_or_explain(options, [&] { return Model::load(directory, planner, options); });
 }
 
 std::unique_ptr<Model> Session::load_model(const ModelConfig& config,
                                            std::shared_ptr<const Checkpoint> checkpoint,
                                            const LoadOptions& options) const {
   Planner planner = make_planner();
-  return within_budget(
+  return load_or_explain(
       options, [&] { return Model::load(config, std::move(checkpoint), planner, options); });
 }
 

@@ -155,11 +155,11 @@ std::vector<std::byte> run_compiler(const Source& source, const std::string& tex
                                     const Arch& arch) {
   Program program(compiler().functions, text, source.name);
   if (!program.compile(options_for(arch)))
-    fail(ErrorKind::kInternal, "{} for {}: {}", source.name, arch.name(),
+    fail(ErrorKind::kUnsupported, "{} for {}: {}", source.name, arch.name(),
          first_complaint(program.log()));
   std::vector<std::byte> image = program.cubin();
   if (image.empty())
-    fail(ErrorKind::kInternal, "{} for {}: NVRTC made no cubin", source.name, arch.name());
+    fail(ErrorKind::kUnsupported, "{} for {}: NVRTC made no cubin", source.name, arch.name());
   return image;
 }
 

@@ -41,8 +41,8 @@ const CompilerState& compiler_state();
 Support can_compile(const Arch& arch);
 
 /// The cubin of `source` for `arch`: from the cache, else compiled and put there. Safe from many
-/// threads and processes. Throws `Error`: kUnsupported without NVRTC or for an arch that it does
-/// not know, kInternal with the compiler's first complaint for a text that does not compile.
+/// threads and processes. Throws `Error` (kUnsupported): without NVRTC, for an arch that it does
+/// not know, and, with the compiler's first complaint, for a text that does not compile.
 Cubin compile(const Source& source, const Arch& arch);
 
 /// Like `compile`, past the cache.

@@ -115,11 +115,12 @@ void add_layer(DeviceDecoder& decoder, const Checkpoint& checkpoint, const Model
 
 }  // namespace
 
-bool runs_on_device(Device device) {
+bool runs_on_device(Device device, std::string& note) {
   if (device == Device::kCpu) return false;
   const Support support = device_decoder_support();
   if (device == Device::kCuda && !support)
     fail(ErrorKind::kUnsupported, "cuda: {}; `rarefy doctor` tells more", support.reason);
+  if (!support && device_driver_found()) note = support.reason;
   return support.ok;
 }
 

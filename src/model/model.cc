@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <limits>
 
 #include "base/check.h"
 #include "model/load.h"
@@ -42,6 +43,16 @@ std::vector<model::WeightJob> weight_jobs(Model::Impl& m) {
   return jobs;
 }
 
+/// Whether what went wrong on a GPU leaves the CPU to be tried: a model that does not fit, a shape
+/// or a kernel that does not work there; but not a damaged checkpoint, nor a budget that is too
+/// small.
+bool cpu_may_do(ErrorKind kind, const LoadOptions& options) {
+  if (options.device != Device::kAuto) return false;
+  const bool has_budget = options.memory_budget != std::numeric_limits<std::size_t>::max();
+  return kind == ErrorKind::kUnsupported || kind == ErrorKind::kInternal ||
+         (kind == ErrorKind::kOutOfMemory && !has_budget);
+}
+
 void check_ids(std::span<const TokenId> ids, std::int64_t vocab) {
   for (const TokenId id : ids)
     require(id >= 0 && id < vocab, "model: token ids: expected 0…{}, got {}", vocab - 1, id);
@@ -77,9 +88,16 @@ std::unique_ptr<Model> Model::load(const ModelConfig& config,
   m->precision = options.precision;
   m->checkpoint = std::move(given);
   const Checkpoint& checkpoint = *m->checkpoint;
-  if (model::runs_on_device(options.device)) {
+  if (model::runs_on_device(options.device, m->gpu_note)) {
     m->device_dtype = options.device_dtype.value_or(m->config.dtype);
-    m->device = model::load_on_device(checkpoint, m->config, m->device_dtype, options, pool);
+    try {
+      m->device = model::load_on_device(checkpoint, m->config, m->device_dtype, options, pool);
+    } catch (const Error& error) {
+      if (!cpu_may_do(error.kind(), options)) throw;
+      m->gpu_note = error.what();
+    }
+  }
+  if (m->device != nullptr) {
     m->weight_bytes = m->device->weight_bytes();
     m->dense_weight_bytes =
         static_cast<std::size_t>(m->config.parameters()) * size_of(m->device_dtype);
@@ -129,6 +147,10 @@ std::string Model::gpu() const {
 std::vector<DeviceStepPart> Model::time_step(std::int64_t sequences, std::int64_t position) const {
   return impl_->device != nullptr ? impl_->device->time_step(sequences, position)
                                   : std::vector<DeviceStepPart>();
+}
+
+std::string Model::gpu_note() const {
+  return impl_->gpu_note;
 }
 
 DType Model::kv_dtype() const {

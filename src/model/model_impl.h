@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "model/layer.h"
@@ -23,6 +24,7 @@ struct Model::Impl {
   std::size_t weight_bytes = 0, dense_weight_bytes = 0;
   /// On a GPU: all of the model, in place of layers, embeddings and head.
   std::unique_ptr<DeviceDecoder> device;
+  std::string gpu_note;  ///< Why not.
   DType device_dtype = DType::kBF16;
 
   std::vector<double> frequencies;

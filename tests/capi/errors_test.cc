@@ -155,6 +155,14 @@ TEST(CApi, ReadsStructsOfOlderAndNewerCallers) {
   older.memory_budget = 1;
   expect_error(rarefy_model_load("/no/such/folder", &older, &model), RAREFY_IO, "folder");
   rarefy_load_options bad = {sizeof(bad)};
+  bad.device = "tpu";
+  expect_error(rarefy_model_load("/no/such/folder", &bad, &model), RAREFY_INVALID_ARGUMENT,
+               "device");
+  bad.device = "cuda";
+  bad.formats = "bitmap";
+  expect_error(rarefy_model_load("/no/such/folder", &bad, &model), RAREFY_INVALID_ARGUMENT,
+               "formats");
+  bad.device = nullptr;
   bad.formats = "bitmap,,csr";
   expect_error(rarefy_model_load("/no/such/folder", &bad, &model), RAREFY_INVALID_ARGUMENT,
                "formats");

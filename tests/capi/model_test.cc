@@ -37,6 +37,8 @@ TEST(CApiModel, DescribesTinyLm) {
   EXPECT_GT(info.context, 0);
   EXPECT_GE(info.dense_weight_bytes, 2 * static_cast<std::uint64_t>(info.parameters));
   EXPECT_GT(info.weight_bytes, 0U);
+  EXPECT_STREQ(info.device, "cpu");
+  EXPECT_STREQ(info.gpu_note, "");
 }
 
 TEST(CApiModel, GeneratesTheReferenceTexts) {

@@ -46,12 +46,13 @@ inline std::string read_all(const std::string& path) {
 }
 
 /// `arguments` is a shell line; standard output and error come back apart.
-inline Outcome run_rarefy(const std::string& arguments) {
+/// @param before what stands before the program: "env NAME=value "
+inline Outcome run_rarefy(const std::string& arguments, const std::string& before = "") {
   const ScratchFolder scratch;
   const std::string out = scratch / "out";
   const std::string err = scratch / "err";
   const std::string command =
-      std::string(RAREFY_BINARY) + " " + arguments + " >" + out + " 2>" + err + " </dev/null";
+      before + RAREFY_BINARY + " " + arguments + " >" + out + " 2>" + err + " </dev/null";
   const int status = std::system(command.c_str());
   return {WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status), read_all(out),
           read_all(err)};

@@ -97,7 +97,7 @@ TEST_F(Compiler, SaysFileAndLineOfTheFirstMistake) {
             {8, 0});
     FAIL() << "compiled";
   } catch (const Error& error) {
-    EXPECT_EQ(error.kind(), ErrorKind::kInternal);
+    EXPECT_EQ(error.kind(), ErrorKind::kUnsupported);
     const std::string what = error.what();
     EXPECT_NE(what.find("broken.cu(3)"), std::string::npos) << what;
     EXPECT_NE(what.find("nonsense"), std::string::npos) << what;

@@ -114,6 +114,10 @@ class DeviceDecoder {
 /// Whether a GPU runs models here; if not, what was looked for and is missing. Never throws.
 Support device_decoder_support();
 
+/// Whether an NVIDIA driver is installed, usable or not: then it is worth saying why no GPU is
+/// used.
+bool device_driver_found();
+
 /// Opens a decoder on the first GPU. Throws `Error` (kUnsupported) for what
 /// `device_decoder_support` says, and for shapes that the kernels do not take.
 std::unique_ptr<DeviceDecoder> open_device_decoder(const DecoderShape& shape,

@@ -468,6 +468,10 @@ Support device_decoder_support() {
   return Support::yes();
 }
 
+bool device_driver_found() {
+  return static_cast<bool>(cuda::driver_state().library);
+}
+
 std::unique_ptr<DeviceDecoder> open_device_decoder(const DecoderShape& shape,
                                                    const DeviceDecoderOptions& options,
                                                    ThreadPool& pool) {

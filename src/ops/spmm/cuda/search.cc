@@ -216,6 +216,7 @@ Choice choose(const Weight& weight, const Problem& problem, const cuda::Stream& 
   const std::vector<std::string> complaints =
       compile_all(candidates, count, device.facts().arch(), pool);
   const auto start = std::chrono::steady_clock::now();
+  ErrorKind refusal = ErrorKind::kUnsupported;  // Memory can be freed: worth telling apart.
   for (std::size_t i = 0; i < candidates.size(); ++i) {
     const Candidate& c = candidates[i];
     Tried tried{.name = c.name, .estimate_us = c.estimate_us};
@@ -240,14 +241,15 @@ Choice choose(const Weight& weight, const Problem& problem, const cuda::Stream& 
         }
       } catch (const Error& error) {
         if (error.kind() == ErrorKind::kInternal) throw;  // The device is in an unknown state.
+        if (error.kind() == ErrorKind::kOutOfMemory) refusal = error.kind();
         tried.reason = error.what();
       }
     }
     choice.tried.push_back(std::move(tried));
   }
   if (choice.op == nullptr)
-    fail(ErrorKind::kUnsupported, "GPU: no kernel for a {}x{} weight of {} and {} columns: {}",
-         problem.m, problem.k, to_string(problem.weight), problem.n,
+    fail(refusal, "GPU: no kernel for a {}x{} weight of {} and {} columns: {}", problem.m,
+         problem.k, to_string(problem.weight), problem.n,
          choice.tried.empty() ? "no family supports it" : choice.tried.front().reason);
   const std::size_t kept = smallest_of_the_fast(choice, options.given_for_bytes);
   const Tried chosen = choice.tried[kept];
