@@ -20,5 +20,5 @@ ops --shape 4096x14336 --n 128 --dtype bf16 --sparsity 0.5,0.7,0.9
 # Uneven masks.
 ops --shape 4096x14336 --n 1 --dtype bf16 --pattern blockskew,rowskew --sparsity 0.7
 # A whole model, dense and thin, and dense through oneDNN.
-"$rarefy" bench --random 1b --sparsity 0,0.5,0.7,0.9 -p 128 -n 32 -r 3 --save
-"$rarefy" bench --random 1b --sparsity 0 -p 128 -n 32 -r 3 --activations bf16 --kernel dense.onednn --save
+"$rarefy" bench --random 1b --sparsity 0,0.5,0.7,0.9 -p 128 -n 32 -r 5 --save
+"$rarefy" bench --random 1b --sparsity 0 -p 128 -n 32 -r 5 --activations bf16 --kernel dense.onednn --save
