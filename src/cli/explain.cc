@@ -1,4 +1,6 @@
 // rarefy explain: what was chosen for a weight, what was rejected, and why.
+#include <fmt/format.h>
+
 #include <cstdio>
 
 #include "base/check.h"
@@ -6,6 +8,7 @@
 #include "cli/plan_view.h"
 #include "cli/terminal.h"
 #include "cli/verb.h"
+#include "ops/decoder/device_plan.h"
 #include "rarefy/checkpoint.h"
 
 namespace rarefy::cli {
@@ -14,7 +17,7 @@ namespace {
 struct Flags {
   std::string model, weight;
   std::vector<std::int64_t> n{1, 128};
-  std::string activations = "exact";
+  std::string activations = "auto";
 };
 
 /// Linear weights of the checkpoint whose name contains `part`.
@@ -34,10 +37,83 @@ std::vector<std::string> matching_weights(const Checkpoint& checkpoint, const st
   return names;
 }
 
+OrderedJson rows_of(const DevicePlan& plan) {
+  OrderedJson list = OrderedJson::array();
+  for (const DeviceCandidate& c : plan.candidates) {
+    list.push_back({{"kernel", c.kernel},
+                    {"bytes", c.bytes},
+                    {"estimate_us", c.estimate_us},
+                    {"measured_us", c.measured_us},
+                    {"chosen", c.chosen},
+                    {"reason", c.reason}});
+  }
+  return list;
+}
+
+/// What was measured or refused; of what was only estimated, the number.
+std::string table_of(const DevicePlan& plan) {
+  Table table({"kernel", "size", "estimate", "measured", "verdict"});
+  const auto time = [](double us) { return us > 0 ? human_time_us(us) : std::string("-"); };
+  int estimated = 0;
+  double best_us = 0;  // Of those.
+  for (const DeviceCandidate& c : plan.candidates) {
+    if (c.measured_us == 0 && c.reason == "not measured: estimate") {
+      if (estimated++ == 0 || c.estimate_us < best_us) best_us = c.estimate_us;
+      continue;
+    }
+    table.add({c.kernel, c.bytes > 0 ? human_bytes(static_cast<double>(c.bytes)) : "-",
+               time(c.estimate_us), time(c.measured_us), c.chosen ? "chosen" : c.reason});
+  }
+  std::string text = table.text();
+  if (estimated > 0)
+    text += fmt::format("and {} more, not measured: estimated at {} or more\n", estimated,
+                        time(best_us));
+  return text;
+}
+
+void explain_on_gpu(const Flags& flags, const Session& session, const Checkpoint& checkpoint) {
+  OrderedJson list = OrderedJson::array();
+  for (const std::string& name : matching_weights(checkpoint, flags.weight)) {
+    const auto source = checkpoint.source(name);
+    const DType dtype = flags.activations == "auto"    ? source->dtype()
+                        : flags.activations == "exact" ? DType::kF32
+                                                       : *parse_dtype(flags.activations);
+    for (const std::int64_t n : flags.n) {
+      const DevicePlan plan = plan_on_device(*source, n, dtype);
+      if (session.json) {
+        list.push_back({{"name", name},
+                        {"shape", {source->rows(), source->cols()}},
+                        {"device", plan.device},
+                        {"dtype", to_string(dtype)},
+                        {"n", n},
+                        {"kernel", plan.kernel},
+                        {"time_us", plan.time_us},
+                        {"bytes", plan.bytes},
+                        {"dense_bytes", plan.dense_bytes},
+                        {"from_cache", plan.from_cache},
+                        {"candidates", rows_of(plan)}});
+        continue;
+      }
+      if (list.empty() && n == flags.n.front())
+        std::printf("%s; a model runs q, k and v as one weight, and gate and up\n",
+                    plan.device.c_str());
+      std::printf("\n%s  %lldx%lld %s, %lld at once → %s%s\n%s", name.c_str(),
+                  static_cast<long long>(source->rows()), static_cast<long long>(source->cols()),
+                  to_string(dtype), static_cast<long long>(n), plan.kernel.c_str(),
+                  plan.from_cache ? "  (plan from cache, measured again)" : "",
+                  table_of(plan).c_str());
+    }
+  }
+  if (session.json) print_json({{"weights", std::move(list)}});
+}
+
 void run(const Flags& flags, const Session& session) {
   require_path(flags.model, "-m");
   const auto checkpoint = Checkpoint::open(flags.model);
+  if (session.device == "cuda" || (session.device == "auto" && cuda_support()))
+    return explain_on_gpu(flags, session, *checkpoint);
   const std::vector<std::string> names = matching_weights(*checkpoint, flags.weight);
+  require(flags.activations != "f16", "--activations f16: expected a GPU");
   Planner planner = session.make_planner();
   PlanRequest request;
   request.workloads = workloads_for(flags.n);
@@ -90,8 +166,10 @@ void add_explain(CLI::App& app, Session& session) {
       ->delimiter(',')
       ->check(whole(1))
       ->type_name("N,…");
-  verb->add_option("--activations", flags->activations, "exact or bf16")
-      ->check(CLI::IsMember({"exact", "bf16"}))
+  verb->add_option("--activations", flags->activations,
+                   "exact: f32; bf16 or (GPU) f16: rounded; auto: exact on the CPU, the "
+                   "checkpoint's on a GPU")
+      ->check(CLI::IsMember({"auto", "exact", "bf16", "f16"}))
       ->capture_default_str();
   verb->footer("Example:\n  rarefy explain -m my-model-thin -w layers.0.mlp.down_proj");
   verb->callback([flags, &session] { run(*flags, session); });

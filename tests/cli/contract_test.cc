@@ -1,6 +1,7 @@
 // What scripts rely on: flags, JSON keys, and that stdout holds one document and nothing else.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <set>
 
@@ -46,6 +47,40 @@ TEST(Contract, Perplexity) {
   EXPECT_LT(result["ppl"].get<double>(),
             100.0);  // Untrained, it would be near the vocabulary's 2048.
   EXPECT_EQ(run.err, "");
+}
+
+TEST(Contract, ExplainsAGpuAnotherWay) {
+  const ScratchFolder folder;
+  const Outcome run = run_rarefy(
+      "explain -m " + kModel + " -w layers.0.mlp.down_proj --plan-for 1,300 --device cuda --json");
+  if (run.status != 0) GTEST_SKIP() << run.err;
+  const Json weights = run.json()["weights"];
+  ASSERT_EQ(weights.size(), 2U);
+  for (const Json& weight : weights) {
+    expect_keys(weight, {"name", "shape", "device", "dtype", "n", "kernel", "time_us", "bytes",
+                         "dense_bytes", "from_cache", "candidates"});
+    int chosen = 0;
+    bool dense = false;
+    for (const Json& candidate : weight["candidates"]) {
+      chosen += candidate["chosen"] ? 1 : 0;
+      const bool measured = candidate["measured_us"].get<double>() > 0;
+      dense |= measured && candidate["kernel"].get<std::string>().starts_with("dense");
+      if (candidate["chosen"]) {
+        EXPECT_EQ(candidate["kernel"], weight["kernel"]);
+        EXPECT_TRUE(measured);
+      } else {
+        EXPECT_NE(candidate["reason"], "") << candidate["kernel"];
+      }
+    }
+    EXPECT_EQ(chosen, 1);
+    EXPECT_TRUE(dense);
+  }
+  // The kernels for few tokens say that these are too many.
+  const auto& many = weights[1]["candidates"];
+  EXPECT_TRUE(std::any_of(many.begin(), many.end(), [](const Json& c) {
+    return c["kernel"] == "decode" &&
+           c["reason"].get<std::string>().find("tokens") != std::string::npos;
+  }));
 }
 
 TEST(Contract, GenerateIsGreedyAtTemperatureZero) {
@@ -155,13 +190,13 @@ TEST(Contract, BenchOps) {
 TEST(Contract, TuneExplainConvertDoctorSpeakJson) {
   const ScratchFolder folder;
   const std::string cache = " --cache-dir " + (folder / "cache");
-  const Outcome tuned = run_rarefy("tune -m " + kModel + " --no-measure --json" + cache);
+  const Outcome tuned = run_rarefy("tune -m " + kModel + " --device cpu --no-measure --json" + cache);
   ASSERT_EQ(tuned.status, 0) << tuned.err;
   for (const Json& weight : tuned.json())
     expect_keys(weight, {"name", "shape", "format", "bytes", "dense_bytes", "steps"});
 
   const Outcome explained =
-      run_rarefy("explain -m " + kModel + " -w layers.0.mlp.down_proj --json" + cache);
+      run_rarefy("explain -m " + kModel + " -w layers.0.mlp.down_proj --device cpu --json" + cache);
   ASSERT_EQ(explained.status, 0) << explained.err;
   const Json weights = explained.json()["weights"];
   ASSERT_EQ(weights.size(), 1U);

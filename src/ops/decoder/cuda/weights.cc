@@ -14,10 +14,6 @@ namespace {
 /// Above this density no sparse kernel is fast enough to be worth packing for.
 constexpr double kDenseFrom = 0.85;
 
-/// Of kernels that are this close to the fastest the smallest one is taken: a model is also
-/// measured by its memory, and what holds fewer bytes is faster on many tokens.
-constexpr double kGivenForBytes = 1.08;
-
 /// Weights whose densities round to the same step are alike.
 constexpr double kDensitySteps = 50;
 

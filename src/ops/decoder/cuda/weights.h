@@ -15,6 +15,10 @@
 
 namespace rarefy::gpu {
 
+/// Of kernels that are this close to the fastest the smallest one is taken: a model is also
+/// measured by its memory, and what holds fewer bytes is faster on many tokens.
+constexpr double kGivenForBytes = 1.08;
+
 /// Rows of another source, rounded to another dtype.
 class ConvertedRows final : public RowSource {
  public:
