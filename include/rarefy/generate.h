@@ -46,8 +46,8 @@ struct GenerateOptions {
   /// The text ends before any of these strings.
   std::vector<std::string> stop;
   bool stop_at_eos = true;
-  std::int64_t prefill_chunk = 512;
-  std::optional<DType> kv_dtype;  ///< Of the KV cache; unset: `Model::kv_dtype`.
+  std::int64_t prefill_chunk = 0;  ///< As `chunk` of Model::forward.
+  std::optional<DType> kv_dtype;   ///< Of the KV cache; unset: `Model::kv_dtype`.
 };
 
 struct Generation {

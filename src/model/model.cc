@@ -13,6 +13,9 @@ namespace {
 
 constexpr const char* kEmbedding = "model.embed_tokens.weight";
 constexpr const char* kHead = "lm_head.weight";
+/// Tokens of a prompt at once, unless told otherwise: activations that stay in the caches; enough
+/// for expanding weights to cost little.
+constexpr std::int64_t kCpuChunk = 512, kDeviceChunk = 2048;
 
 template <class T>
 std::size_t bytes_of(const std::vector<T>& values) {
@@ -221,7 +224,8 @@ Buffer Model::forward(std::span<const TokenId> ids, KvCache& cache, Logits which
   const auto total = static_cast<std::int64_t>(ids.size());
   const std::int64_t vocab = m.config.vocab_size;
   require(total > 0, "model: token ids: expected at least one, got none");
-  require(chunk > 0, "model: chunk: expected at least one token, got {}", chunk);
+  require(chunk >= 0, "model: chunk: expected at least one token, got {}", chunk);
+  if (chunk == 0) chunk = m.device != nullptr ? kDeviceChunk : kCpuChunk;
   check_ids(ids, vocab);
   m.check_cache(cache, total);
   if (m.device != nullptr) return m.forward_on_device(ids, cache, which == Logits::kAll, chunk);
