@@ -6,6 +6,7 @@
 
 #include "base/check.h"
 #include "cuda/memory.h"
+#include "ops/spmm/cuda/families.h"
 #include "ops/spmm/cuda/search.h"
 
 namespace rarefy::gpu {
@@ -14,8 +15,16 @@ namespace {
 /// Above this density no sparse kernel is fast enough to be worth packing for.
 constexpr double kDenseFrom = 0.85;
 
+/// A weight of at most this density whose format cannot be expanded for prompts is kept in a second
+/// one that can: 2 or 4 bytes a nonzero more.
+constexpr double kThinEnoughForTwo = 0.05;
+
 /// Weights whose densities round to the same step are alike.
 constexpr double kDensitySteps = 50;
+
+std::size_t dense_bytes(const Problem& problem) {
+  return static_cast<std::size_t>(problem.m * problem.k) * size_of(problem.weight);
+}
 
 /// The operator of the candidate of this name, or nullptr when there is none.
 std::unique_ptr<Operator> build_named(const std::string& name, const Problem& problem,
@@ -55,6 +64,23 @@ std::unique_ptr<Operator> TableProduct::copy(const cuda::Stream& /*stream*/) con
   return std::make_unique<TableProduct>(table_, problem_);
 }
 
+std::unique_ptr<Operator> WeightMaker::for_prompts(std::unique_ptr<Operator> op,
+                                                   const Problem& problem, const Weight& weight,
+                                                   double time_us, DeviceWeight& info) {
+  std::unique_ptr<Operator> expandable;
+  const bool dense = op->bytes() >= dense_bytes(problem);
+  if (!op->expands() && !dense && weight.pattern->density() <= kThinEnoughForTwo) {
+    for (const Candidate& c :
+         composed_family().candidates(problem, *weight.pattern, stream_.device().facts())) {
+      expandable = c.build(weight, stream_);
+      break;
+    }
+  }
+  op = expander_.wrap(std::move(op), problem, time_us, std::move(expandable));
+  info.bytes = op->bytes();
+  return op;
+}
+
 std::unique_ptr<Operator> WeightMaker::make(const RowSource& given, DType output,
                                             DeviceWeight& info) {
   const ConvertedRows source(given, options_.dtype);
@@ -89,7 +115,7 @@ std::unique_ptr<Operator> WeightMaker::make(const RowSource& given, DType output
   if (known != known_.end()) {
     if (auto op = build_named(known->second.kernel, problem, weight, stream_)) {
       describe(known->second, *op);
-      return expander_.wrap(std::move(op), problem, known->second.time_us);
+      return for_prompts(std::move(op), problem, weight, known->second.time_us, info);
     }
   }
   SearchOptions search{.given_for_bytes = kGivenForBytes};
@@ -99,7 +125,7 @@ std::unique_ptr<Operator> WeightMaker::make(const RowSource& given, DType output
   const Known chosen{choice.name, choice.time_us};
   describe(chosen, *choice.op);
   known_[kind] = chosen;
-  return expander_.wrap(std::move(choice.op), problem, chosen.time_us);
+  return for_prompts(std::move(choice.op), problem, weight, chosen.time_us, info);
 }
 
 }  // namespace rarefy::gpu

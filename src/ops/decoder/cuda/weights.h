@@ -63,6 +63,10 @@ class WeightMaker {
   std::unique_ptr<Operator> make(const RowSource& weight, DType output, DeviceWeight& info);
 
  private:
+  /// `op` for any number of tokens.
+  std::unique_ptr<Operator> for_prompts(std::unique_ptr<Operator> op, const Problem& problem,
+                                        const Weight& weight, double time_us, DeviceWeight& info);
+
   using Kind = std::pair<std::string, DType>;
   struct Known {
     std::string kernel;

@@ -19,8 +19,8 @@ std::size_t dense_bytes(const Problem& problem) {
 constexpr double kExpandEfficiency = 0.65;
 constexpr double kExpandLaunchUs = 3;
 
-double expand_us(const Operator& packed, const Problem& problem, const cuda::DeviceFacts& device) {
-  const auto bytes = static_cast<double>(packed.bytes() + dense_bytes(problem));
+double expand_us(const Operator& source, const Problem& problem, const cuda::DeviceFacts& device) {
+  const auto bytes = static_cast<double>(source.bytes() + dense_bytes(problem));
   return kExpandLaunchUs + bytes / (device.memory_gb_per_s * kExpandEfficiency * 1e3);
 }
 
@@ -34,14 +34,14 @@ void Operator::expand(const cuda::Stream& /*stream*/, cuda::abi::CUdeviceptr /*d
   fail(ErrorKind::kInternal, "spmm: this weight cannot be expanded");
 }
 
-std::optional<std::int64_t> tokens_to_expand_for(const Operator& packed, const Problem& problem,
-                                                 double packed_us,
+std::optional<std::int64_t> tokens_to_expand_for(const Operator& packed, const Operator& source,
+                                                 const Problem& problem, double packed_us,
                                                  const cuda::DeviceFacts& device) {
   const bool bare = problem.layout == Layout::kTokenMajor && problem.weight == problem.activations;
-  if (!packed.expands() || !bare || packed_us <= 0) return std::nullopt;
+  if (!source.expands() || !bare || packed_us <= 0) return std::nullopt;
   const std::int64_t a_pass = packed.tokens_a_pass();
   const double pass_us = packed_us / static_cast<double>(passes(problem.n, a_pass));
-  const double once_us = expand_us(packed, problem, device);
+  const double once_us = expand_us(source, problem, device);
   for (std::int64_t n = passes(problem.n, a_pass) * a_pass + 1; n <= kMostTokens; n += a_pass) {
     Problem dense = problem;
     dense.n = n;
@@ -84,9 +84,11 @@ class ExpandingOperator final : public Operator {
   /// Dense memory that is asked for when it is needed.
   using Scratch = std::function<cuda::abi::CUdeviceptr()>;
 
-  ExpandingOperator(std::unique_ptr<Operator> packed, std::int64_t from,
-                    std::shared_ptr<const DenseProducts> products, Scratch scratch)
+  ExpandingOperator(std::unique_ptr<Operator> packed, std::unique_ptr<Operator> expandable,
+                    std::int64_t from, std::shared_ptr<const DenseProducts> products,
+                    Scratch scratch)
       : packed_(std::move(packed)),
+        expandable_(std::move(expandable)),
         from_(from),
         products_(std::move(products)),
         scratch_(std::move(scratch)) {}
@@ -94,23 +96,27 @@ class ExpandingOperator final : public Operator {
   void enqueue(const cuda::Stream& stream, const Operands& o) const override {
     const cuda::abi::CUdeviceptr dense = o.n >= from_ ? scratch_() : 0;
     if (dense == 0) return packed_->enqueue(stream, o);
-    packed_->expand(stream, dense);
+    expand(stream, dense);
     products_->enqueue(stream, dense, o);
   }
 
-  [[nodiscard]] std::size_t bytes() const override { return packed_->bytes(); }
+  [[nodiscard]] std::size_t bytes() const override {
+    return packed_->bytes() + (expandable_ != nullptr ? expandable_->bytes() : 0);
+  }
   [[nodiscard]] std::int64_t tokens_a_pass() const override { return packed_->tokens_a_pass(); }
   [[nodiscard]] bool expands() const override { return true; }
   void expand(const cuda::Stream& stream, cuda::abi::CUdeviceptr dense) const override {
-    packed_->expand(stream, dense);
+    (expandable_ != nullptr ? *expandable_ : *packed_).expand(stream, dense);
   }
 
   [[nodiscard]] std::unique_ptr<Operator> copy(const cuda::Stream& stream) const override {
-    return std::make_unique<ExpandingOperator>(packed_->copy(stream), from_, products_, scratch_);
+    return std::make_unique<ExpandingOperator>(
+        packed_->copy(stream), expandable_ != nullptr ? expandable_->copy(stream) : nullptr, from_,
+        products_, scratch_);
   }
 
  private:
-  std::unique_ptr<Operator> packed_;
+  std::unique_ptr<Operator> packed_, expandable_;
   std::int64_t from_;
   std::shared_ptr<const DenseProducts> products_;
   Scratch scratch_;
@@ -121,17 +127,19 @@ class ExpandingOperator final : public Operator {
 Expander::Expander(const cuda::Stream& stream) : shared_(std::make_shared<Shared>(stream)) {}
 
 std::unique_ptr<Operator> Expander::wrap(std::unique_ptr<Operator> packed, const Problem& problem,
-                                         double packed_us) {
+                                         double packed_us, std::unique_ptr<Operator> expandable) {
   if (!cuda::cublaslt_state().error.empty()) return packed;
   const std::optional<std::int64_t> from =
-      tokens_to_expand_for(*packed, problem, packed_us, shared_->stream.device().facts());
+      tokens_to_expand_for(*packed, expandable != nullptr ? *expandable : *packed, problem,
+                           packed_us, shared_->stream.device().facts());
   if (!from) return packed;
   auto& products = shared_->products[{problem.m, problem.k, problem.weight, problem.output,
                                       problem.activation, problem.bias, problem.residual}];
   if (products == nullptr)
     products = std::make_shared<const DenseProducts>(problem, 0, shared_->stream);
   shared_->most_bytes = std::max(shared_->most_bytes, dense_bytes(problem));
-  return std::make_unique<ExpandingOperator>(std::move(packed), *from, products,
+  return std::make_unique<ExpandingOperator>(std::move(packed), std::move(expandable), *from,
+                                             products,
                                              [shared = shared_] { return shared->scratch(); });
 }
 

@@ -18,10 +18,12 @@
 
 namespace rarefy::gpu {
 
-/// The fewest tokens at once for which expanding is estimated to be faster than `packed`, which
-/// takes `packed_us` for the problem's; empty when there are none, or it cannot be expanded.
-std::optional<std::int64_t> tokens_to_expand_for(const Operator& packed, const Problem& problem,
-                                                 double packed_us, const cuda::DeviceFacts& device);
+/// The fewest tokens at once for which expanding `source` is estimated to be faster than `packed`,
+/// which takes `packed_us` for the problem's; empty when there are none, or `source` cannot be
+/// expanded. Both hold the same weight, and may be one.
+std::optional<std::int64_t> tokens_to_expand_for(const Operator& packed, const Operator& source,
+                                                 const Problem& problem, double packed_us,
+                                                 const cuda::DeviceFacts& device);
 
 /// Makes operators of packed weights that expand where that is faster. Outlives none of them: what
 /// they share is kept as long as one of them is.
@@ -31,8 +33,11 @@ class Expander {
 
   /// `packed`, which is best for the problem's tokens, for any number of them; itself where
   /// expanding never pays. The result runs on the expander's stream only.
+  /// @param expandable the same weight in a format that expands, where that of `packed` does not;
+  ///                   nullptr: none
   [[nodiscard]] std::unique_ptr<Operator> wrap(std::unique_ptr<Operator> packed,
-                                               const Problem& problem, double packed_us);
+                                               const Problem& problem, double packed_us,
+                                               std::unique_ptr<Operator> expandable = nullptr);
 
  private:
   struct Shared;
