@@ -3,6 +3,7 @@
 
 #include <cmath>
 #include <filesystem>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -190,6 +191,40 @@ TEST_F(OnDevice, Batches) {
   const auto directory = testing::source_path("examples/models/tiny-lm");
   check_batch(*load_on_gpu(directory, DType::kF32), 1e-4F);
   check_batch(*load_on_gpu(directory, DType::kBF16), share_of(DType::kBF16));
+}
+
+TEST_F(OnDevice, AStepIsTheSumOfItsParts) {
+  const auto gpu = load_on_gpu(testing::source_path("examples/models/tiny-lm"), DType::kBF16);
+  const auto layers = gpu->config().layers;
+  for (const std::int64_t sequences : {1, 3}) {
+    const std::vector<DeviceStepPart> parts = gpu->time_step(sequences, 40);
+    ASSERT_EQ(parts.size(), 10U);
+    EXPECT_EQ(parts.front().name, "all");
+    EXPECT_EQ(parts.front().launches, 3 + 8 * layers);
+    double sum = 0;
+    for (const DeviceStepPart& part : std::span(parts).subspan(1)) sum += part.us;
+    EXPECT_GT(parts.front().us, 0);
+    // Kernels overlap, so that leaving one out saves less than it takes.
+    EXPECT_LT(sum, 1.5 * parts.front().us);
+  }
+  // Timing leaves nothing behind.
+  const std::vector<TokenId> ids = some_ids(*gpu, 5);
+  const std::vector<float> first = logits_of(*gpu, ids);
+  EXPECT_EQ(logits_of(*gpu, ids), first);
+}
+
+TEST_F(OnDevice, AutoTakesTheCpuForWhatTheGpuDoesNotRun) {
+  LoadOptions options;
+  options.device = Device::kAuto;
+  options.measure = false;
+  ModelConfig config = random_shape("tiny");
+  config.head_dim = 258;  // Wider than the GPU's kernels take.
+  const auto checkpoint = random_checkpoint({.config = config});
+  const auto model = Model::load(config, checkpoint, testing::quiet_planner(), options);
+  EXPECT_EQ(model->gpu(), "");
+  EXPECT_NE(model->gpu_note().find("head_dim"), std::string::npos) << model->gpu_note();
+  options.device = Device::kCuda;
+  EXPECT_THROW((void)Model::load(config, checkpoint, testing::quiet_planner(), options), Error);
 }
 
 TEST_F(OnDevice, CachesBelongToOneDevice) {

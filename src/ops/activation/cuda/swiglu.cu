@@ -11,8 +11,8 @@ __device__ __forceinline__ float silu(float x) {
 
 extern "C" __global__ void __launch_bounds__(THREADS)
     swiglu(const X* both, const float* bias, X* y) {
-  wait_for_previous();
   let_next_start();
+  wait_for_previous();
   const int at = (blockIdx.x * THREADS + threadIdx.x) * 4;
   if (at >= WIDTH) return;
   const i64 row = blockIdx.y;

@@ -196,19 +196,14 @@ class CudaDecoder final : public DeviceDecoder {
     for (std::int64_t i = sequences; i < recorded.activations.rows; ++i) places[i] = {};
     cuda::copy_to_device(stream_, recorded.activations.places.address(), places,
                          recorded.host_places.size());
-    recorded.graph->launch(stream_);
-    if (best != nullptr) {
-      kernels_.argmax(stream_, recorded.logits.address(), recorded.ids.address(), sequences);
-      cuda::copy_to_host(stream_, recorded.host_ids.data(), recorded.ids.address(),
-                         steps.size() * sizeof(std::int32_t));
-    }
+    (best != nullptr ? recorded.greedy : recorded.graph)->launch(stream_);
     if (logits != nullptr) {
       cuda::copy_to_host(stream_, recorded.host_logits(stream_.device()), recorded.logits.address(),
                          steps.size() * static_cast<std::size_t>(shape_.vocab) * sizeof(float));
     }
     stream_.synchronize();
     if (best != nullptr)
-      std::memcpy(best, recorded.host_ids.data(), steps.size() * sizeof(std::int32_t));
+      std::memcpy(best, recorded.ids.data(), steps.size() * sizeof(std::int32_t));
     if (logits != nullptr)
       std::memcpy(logits, recorded.host_logits(stream_.device()),
                   steps.size() * static_cast<std::size_t>(shape_.vocab) * sizeof(float));
@@ -280,18 +275,17 @@ class CudaDecoder final : public DeviceDecoder {
   /// A decode step of one batch size, and the memory that it works in.
   struct Recorded {
     Activations activations;
-    cuda::DeviceBuffer logits, ids;
-    cuda::PinnedBuffer host_places, host_ids;
+    cuda::DeviceBuffer logits;
+    cuda::PinnedBuffer host_places, ids;  ///< The device writes ids where the host reads them.
     std::optional<cuda::PinnedBuffer> pinned_logits;  ///< Made when logits are first asked for.
-    std::optional<cuda::Graph> graph;
+    std::optional<cuda::Graph> graph, greedy;         ///< The second with the likeliest tokens.
 
     Recorded(const cuda::Stream& stream, const DecoderShape& shape, DType dtype, std::int64_t rows,
              std::size_t scratch)
         : activations(stream, shape, dtype, rows, scratch),
           logits(stream, static_cast<std::size_t>(rows * shape.vocab) * sizeof(float)),
-          ids(stream, static_cast<std::size_t>(rows) * sizeof(std::int32_t)),
           host_places(stream.device(), static_cast<std::size_t>(rows) * sizeof(gpu::Place)),
-          host_ids(stream.device(), static_cast<std::size_t>(rows) * sizeof(std::int32_t)) {}
+          ids(stream.device(), static_cast<std::size_t>(rows) * sizeof(std::int32_t)) {}
 
     std::byte* host_logits(const cuda::Device& device) {
       if (!pinned_logits) pinned_logits.emplace(device, logits.size());
@@ -345,9 +339,15 @@ class CudaDecoder final : public DeviceDecoder {
     const std::vector<gpu::Place> nobody(static_cast<std::size_t>(rows));
     cuda::copy_to_device(stream_, made->activations.places.address(), nobody.data(),
                          nobody.size() * sizeof(gpu::Place));
-    step();
+    const auto greedy = [&] {
+      step();
+      kernels_.argmax(stream_, made->logits.address(), reinterpret_cast<Address>(made->ids.data()),
+                      rows);
+    };
+    greedy();
     stream_.synchronize();
     made->graph.emplace(stream_, step);
+    made->greedy.emplace(stream_, greedy);
     return *recorded_.emplace(std::pair{rows, kv}, std::move(made)).first->second;
   }
 

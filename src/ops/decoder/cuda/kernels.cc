@@ -14,7 +14,7 @@ namespace {
 constexpr unsigned kRopeWarps = 4;
 constexpr unsigned kSwigluThreads = 128;
 constexpr unsigned kArgmaxThreads = 1024;
-constexpr unsigned kDecodeThreads = 128;
+constexpr unsigned kDecodeThreads = 256;
 constexpr unsigned kPrefillThreads = 256;
 constexpr std::int64_t kPrefillTile = 64;
 /// Query heads that share keys in one block: more would not fit in its registers.
@@ -105,6 +105,8 @@ cuda::Source decode_source(const DecoderShape& shape, DType dtype, DType kv) {
   cuda::Source source =
       cache_source("attend_decode", "ops/attention/cuda/decode.cu", shape, dtype, kv);
   source.defines.push_back(fmt::format("GROUP={}", group_of(shape)));
+  source.defines.push_back(fmt::format("MOST_SPLITS={}", kMostSplits));
+  source.defines.push_back(fmt::format("MOST_SPLITS={}", kMostSplits));
   source.defines.push_back(fmt::format("HEAD_NORM={}", shape.head_norm ? 1 : 0));
   return source;
 }

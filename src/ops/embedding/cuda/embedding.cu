@@ -8,8 +8,8 @@
 
 extern "C" __global__ void __launch_bounds__(THREADS)
     embedding(const X* table, const Place* places, float* hidden) {
-  wait_for_previous();
   let_next_start();
+  wait_for_previous();
   const i64 row = blockIdx.x;
   const X* from = table + static_cast<i64>(places[row].token) * WIDTH;
   for (int at = threadIdx.x * 4; at < WIDTH; at += THREADS * 4) {

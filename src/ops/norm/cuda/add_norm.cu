@@ -34,8 +34,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     if (at >= WIDTH) break;
     *reinterpret_cast<float4*>(w[p]) = *reinterpret_cast<const float4*>(weight + at);
   }
-  wait_for_previous();
   let_next_start();
+  wait_for_previous();
   float x[kPieces][4];
   float squares = 0;
 #pragma unroll

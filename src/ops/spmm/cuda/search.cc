@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <limits>
 #include <random>
 
 #include "base/cache_folder.h"
@@ -15,7 +16,7 @@ namespace rarefy::gpu {
 namespace {
 
 /// Raised when measuring or choosing changes: older choices are misses.
-constexpr int kPolicyVersion = 1;
+constexpr int kPolicyVersion = 2;
 
 std::uint64_t fnv1a(std::string_view text) {
   std::uint64_t hash = 0xCBF29CE484222325ULL;
@@ -119,15 +120,24 @@ std::vector<std::string> compile_all(std::span<const Candidate> candidates, std:
   return complaints;
 }
 
-/// Place of the kernel that is taken: the fastest, or the smallest that is within `factor` of it.
+/// Place of the kernel that is taken: the fastest, or, of those within `factor` of it, the fastest
+/// among the smallest. Sizes that differ by less than kSameSize are alike.
 std::size_t smallest_of_the_fast(const Choice& choice, double factor) {
-  const auto fastest = std::find_if(choice.tried.begin(), choice.tried.end(),
-                                    [&](const Tried& t) { return t.name == choice.name; });
-  auto best = static_cast<std::size_t>(fastest - choice.tried.begin());
-  for (std::size_t i = 0; factor > 1 && i < choice.tried.size(); ++i) {
-    const Tried& tried = choice.tried[i];
-    const bool fast = tried.measured_us > 0 && tried.measured_us <= choice.time_us * factor;
-    if (fast && tried.bytes < choice.tried[best].bytes) best = i;
+  constexpr double kSameSize = 1.03;
+  const auto is_fast = [&](const Tried& t) {
+    return t.measured_us > 0 && t.measured_us <= choice.time_us * factor;
+  };
+  std::size_t least = std::numeric_limits<std::size_t>::max();
+  for (const Tried& t : choice.tried)
+    if (is_fast(t)) least = std::min(least, t.bytes);
+  std::size_t best = choice.tried.size();
+  for (std::size_t i = 0; i < choice.tried.size(); ++i) {
+    const Tried& t = choice.tried[i];
+    const bool small =
+        factor <= 1 || static_cast<double>(t.bytes) <= kSameSize * static_cast<double>(least);
+    if (is_fast(t) && small &&
+        (best == choice.tried.size() || t.measured_us < choice.tried[best].measured_us))
+      best = i;
   }
   return best;
 }
