@@ -3,7 +3,8 @@
 namespace rarefy::gpu {
 
 std::span<const Family* const> families() {
-  static const Family* const kFamilies[] = {&decode_family(), &composed_family(), &dense_family()};
+  static const Family* const kFamilies[] = {&decode_family(), &gather_family(), &composed_family(),
+                                            &dense_family()};
   return kFamilies;
 }
 

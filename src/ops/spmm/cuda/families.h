@@ -8,5 +8,6 @@ namespace rarefy::gpu {
 const Family& composed_family();
 const Family& decode_family();
 const Family& dense_family();
+const Family& gather_family();
 
 }  // namespace rarefy::gpu

@@ -1,0 +1,157 @@
+// The gather family: lists of nonzeros on tensor cores, few tokens.
+#include <fmt/format.h>
+
+#include <set>
+
+#include "base/check.h"
+#include "cuda/kernel.h"
+#include "cuda/memory.h"
+#include "ops/spmm/cuda/families.h"
+#include "ops/spmm/cuda/gather/gather_pack.h"
+
+namespace rarefy::gpu {
+namespace {
+
+constexpr std::int64_t kMostTokens = 128;
+
+class GatherOperator final : public Operator {
+ public:
+  GatherOperator(const GatherConfig& config, const Problem& problem, const Weight& weight,
+                 const cuda::Stream& stream)
+      : config_(config), problem_(problem) {
+    const auto& csr = dynamic_cast<const CsrMatrix&>(*weight.csr);
+    const GatherArrays arrays = pack_gather(csr, config, default_pool());
+    kernel_ = cuda::Kernel(stream.device(), config.source(problem), "spmm_gather");
+    kernel_.allow_shared(static_cast<std::size_t>(config.shared_bytes()));
+    stream_ = cuda::upload<std::uint32_t>(stream, arrays.stream);
+    warps_ = cuda::upload<GatherWarp>(stream, arrays.warps);
+    strips_ = cuda::upload<GatherStrip>(stream, arrays.strips);
+    places_ = cuda::upload<std::uint16_t>(stream, arrays.places);
+    groups_ = cuda::upload<std::int32_t>(stream, arrays.groups);
+    stream.synchronize();  // The arrays go away.
+  }
+
+  void enqueue(const cuda::Stream& stream, const Operands& o) const override {
+    if (o.n == 0 || problem_.m == 0) return;
+    const std::int64_t tile = std::int64_t{config_.token_tiles} * 8;
+    kernel_.launch(stream,
+                   {.grid = {static_cast<unsigned>(config_.blocks()),
+                             static_cast<unsigned>((o.n + tile - 1) / tile)},
+                    .threads = static_cast<unsigned>(config_.warps * 32),
+                    .shared_bytes = static_cast<std::size_t>(config_.shared_bytes()),
+                    .cluster = static_cast<unsigned>(config_.split),
+                    .overlaps_previous = true},
+                   stream_.address(), warps_.address(), strips_.address(), places_.address(),
+                   groups_.address(), config_.strips, o.b, static_cast<long long>(o.b_stride), o.c,
+                   static_cast<long long>(o.c_stride), o.bias, o.residual,
+                   static_cast<long long>(o.residual_stride), static_cast<int>(problem_.m),
+                   static_cast<int>(problem_.k), static_cast<int>(o.n), config_.columns);
+  }
+
+  [[nodiscard]] std::size_t bytes() const override {
+    return stream_.size() + warps_.size() + strips_.size() + places_.size() + groups_.size();
+  }
+
+  [[nodiscard]] std::unique_ptr<Operator> copy(const cuda::Stream& stream) const override {
+    return std::unique_ptr<Operator>(new GatherOperator(*this, stream));
+  }
+
+ private:
+  GatherOperator(const GatherOperator& from, const cuda::Stream& stream)
+      : config_(from.config_),
+        problem_(from.problem_),
+        kernel_(from.kernel_),
+        stream_(copy_of(from.stream_, stream)),
+        warps_(copy_of(from.warps_, stream)),
+        strips_(copy_of(from.strips_, stream)),
+        places_(copy_of(from.places_, stream)),
+        groups_(copy_of(from.groups_, stream)) {}
+
+  static cuda::DeviceBuffer copy_of(const cuda::DeviceBuffer& from, const cuda::Stream& stream) {
+    cuda::DeviceBuffer to(stream, from.size());
+    cuda::copy_on_device(stream, to.address(), from.address(), from.size());
+    return to;
+  }
+
+  GatherConfig config_;
+  Problem problem_;
+  cuda::Kernel kernel_;
+  cuda::DeviceBuffer stream_, warps_, strips_, places_, groups_;
+};
+
+class GatherFamily final : public Family {
+ public:
+  [[nodiscard]] std::string_view name() const override { return "gather"; }
+
+  [[nodiscard]] Support supports(const Problem& problem,
+                                 const cuda::DeviceFacts& device) const override {
+    if (device.major < 9) return Support::no("needs compute capability 9.0");
+    if (problem.weight != DType::kF16 && problem.weight != DType::kBF16)
+      return Support::no(fmt::format("expected f16 or bf16, got {}", to_string(problem.weight)));
+    if (problem.activations != problem.weight)
+      return Support::no(fmt::format("expected activations of {}, got {}",
+                                     to_string(problem.weight), to_string(problem.activations)));
+    if (!is_compute_dtype(problem.output))
+      return Support::no(
+          fmt::format("expected f32, f16 or bf16, got {}", to_string(problem.output)));
+    if (problem.layout != Layout::kTokenMajor)
+      return Support::no("takes activations token after token only");
+    if (problem.n > kMostTokens)
+      return Support::no(fmt::format("is for at most {} tokens, got {}", kMostTokens, problem.n));
+    constexpr std::int64_t kMost = std::int64_t{1} << 30;
+    if (problem.m <= 0 || problem.k <= 0 || problem.m > kMost || problem.k > kMost)
+      return Support::no("expected between 1 and 2^30 rows and columns");
+    if (gather_configs(problem, device).empty())
+      return Support::no(
+          fmt::format("the activations of {} columns, or the sums of {} rows, do not fit in the "
+                      "shared memory of a cluster",
+                      problem.k, problem.m));
+    return Support::yes();
+  }
+
+  [[nodiscard]] std::vector<Candidate> candidates(const Problem& problem,
+                                                  const PatternStats& pattern,
+                                                  const cuda::DeviceFacts& device) const override {
+    std::vector<Candidate> found;
+    for (const GatherConfig& config : gather_configs(problem, device)) {
+      found.push_back(
+          {.name = config.name(),
+           .estimate_us = estimate_us(config, problem, pattern, device),
+           .source = config.source(problem),
+           .build = [config, problem](const Weight& weight, const cuda::Stream& stream) {
+             return std::make_unique<GatherOperator>(config, problem, weight, stream);
+           }});
+    }
+    return found;
+  }
+
+  [[nodiscard]] std::vector<cuda::Source> all_sources() const override {
+    cuda::DeviceFacts hopper;  // Limits of an H100.
+    hopper.major = 9;
+    hopper.multiprocessors = 132;
+    hopper.shared_per_block = 232448;
+    std::vector<cuda::Source> sources;
+    std::set<std::string> seen;
+    for (const DType dtype : {DType::kF16, DType::kBF16}) {
+      for (const std::int64_t n : {8, 16, 32}) {
+        const Problem problem{
+            .m = 4096, .k = 4096, .n = n, .weight = dtype, .activations = dtype, .output = dtype};
+        for (const GatherConfig& config : gather_configs(problem, hopper)) {
+          cuda::Source source = config.source(problem);
+          source.name += fmt::format(".{}", to_string(dtype));
+          if (seen.insert(source.name).second) sources.push_back(std::move(source));
+        }
+      }
+    }
+    return sources;
+  }
+};
+
+}  // namespace
+
+const Family& gather_family() {
+  static const GatherFamily family;
+  return family;
+}
+
+}  // namespace rarefy::gpu

@@ -1,0 +1,304 @@
+// C = act(A·B + bias) + residual for few tokens and a very sparse A: activations gathered by
+// ldmatrix, multiplied by tensor cores, sm_90 on.
+//
+// B lies in shared memory, eight tokens of a column in 16 bytes. A strip is 16 rows; in a step each
+// of its rows has one nonzero, at whatever column. One ldmatrix.x4 gathers the columns of two
+// steps, 32 of them, from addresses of our choosing, as two B operands of mma.m16n8k16; A holds the
+// nonzero of row i at column κ(i) of the 16 gathered ones and is zero elsewhere. So 32 nonzeros
+// cost an ldmatrix and two mma for eight tokens, and no multiplication of B is ever converted to
+// f32. The packer orders the nonzeros of a row so that the eight columns of a matrix lie in
+// different banks. κ permutes such that each lane holds exactly one of the 32 nonzeros:
+//   value, low half of a word:   lane (g, t) = (lane / 4, lane % 4), e = t ^ (g / 2):
+//                                row g + 8 (e % 2) of step e / 2
+//   column, high half:           of the row of matrix that the lane addresses, q = lane / 8:
+//                                row 8 (q % 2) + (lane % 8 ^ 2q) of step q / 2
+// Eight steps make a chunk of 512 bytes, 16 a lane. Each lane copies its own share into a slot of
+// its own in shared memory, DEPTH - 1 chunks ahead: loads into registers would share one of the six
+// scoreboards, and the oldest would wait for the newest.
+//
+// A block owns STRIPS strips and a range of K; its warps take equal parts of its chunks, wherever
+// strips end. Sums of the pieces are added up in shared memory, with SPLIT blocks of a cluster also
+// across their shared memories, always in the same order. The weight is constant, so its first
+// chunks are fetched before the kernel ahead in the stream has ended.
+//
+// An activation that is not finite makes its token NaN in all rows of the strips that gather it.
+//
+// Constants: TOKEN_TILES (of 8), WARPS, DEPTH, SPLIT, BF16, C_TYPE and those
+// of epilogue.cuh.
+#include "ops/spmm/cuda/epilogue.cuh"
+
+using C = C_TYPE;
+
+constexpr int kThreads = WARPS * 32;
+constexpr int kPairs = 4;  // Of steps, a chunk.
+constexpr u32 kChunkBytes = 512;
+
+/// A warp's part of its block's chunks. Laid out by the packer (gather_pack.h).
+struct alignas(16) GatherWarp {
+  u64 first;  // Chunk in the stream.
+  u32 chunks;
+  u32 strip;  // That it begins in …
+  u32 left;   // … and chunks until that ends.
+  u32 slot;   // Of the sums of its first piece; the others follow.
+  u32 pad[2];
+};
+
+/// A strip of a block. The sums of its pieces lie in consecutive slots.
+struct GatherStrip {
+  u32 chunks;
+  u16 first_slot, slots;
+};
+
+__device__ __forceinline__ u32 permute(u32 a, u32 b, u32 selector) {
+  u32 d;
+  asm("prmt.b32 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(selector));
+  return d;
+}
+
+/// Two B operands of 16 gathered columns and 8 tokens.
+__device__ __forceinline__ void gather(u32 address, u32 (&b)[4]) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+               : "=r"(b[0]), "=r"(b[1]), "=r"(b[2]), "=r"(b[3])
+               : "r"(address));
+}
+
+/// A is zero but for its first and last register: rows 0-7 × columns 0-7, rows 8-15 × columns 8-15.
+__device__ __forceinline__ void multiply(float (&c)[4], u32 first, u32 last, u32 b0, u32 b1) {
+#if BF16
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%5,%6}, {%7,%8}, "
+      "{%0,%1,%2,%3};"
+#else
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%5,%6}, {%7,%8}, "
+      "{%0,%1,%2,%3};"
+#endif
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+      : "r"(first), "r"(0), "r"(last), "r"(b0), "r"(b1));
+}
+
+__device__ __forceinline__ void cluster_barrier() {
+  asm volatile("barrier.cluster.arrive.aligned;\nbarrier.cluster.wait.aligned;" ::: "memory");
+}
+
+/// Columns [first, first + 8) of a token, one by one; zeros from `k` on.
+__device__ __noinline__ uint4 load_columns(const u16* token, int first, int k) {
+  u32 pair[4];
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const int at = first + 2 * i;
+    pair[i] = at < k ? token[at] : 0;
+    if (at + 1 < k) pair[i] |= static_cast<u32>(token[at + 1]) << 16;
+  }
+  return make_uint4(pair[0], pair[1], pair[2], pair[3]);
+}
+
+/// Puts columns [begin, begin + columns) of B into shared memory: [8 tokens][column][token], 16
+/// bytes a column. Column i of a block lies at i ^ (i / 8 % 8), so that neither these stores nor
+/// the gathers of the packer's order meet in a bank.
+__device__ __forceinline__ void stage_activations(u8* planes, const u16* b, i64 stride, int n,
+                                                  int begin, int columns, int k) {
+  const int groups = columns / 8;
+  const bool aligned = (reinterpret_cast<u64>(b) & 15) == 0 && stride % 8 == 0;
+#pragma unroll 1
+  for (int i = threadIdx.x; i < groups * TOKEN_TILES; i += kThreads) {
+    const int tile = TOKEN_TILES == 1 ? 0 : i / groups;
+    const int group = i - tile * groups;
+    const int first = begin + group * 8;
+    const u16* token = b + tile * 8 * stride;
+    uint4 tokens[8];
+    if (aligned && first + 8 <= k) {
+      // All eight under way before the first is used.
+#pragma unroll
+      for (int t = 0; t < 8; ++t) {
+        tokens[t] = make_uint4(0, 0, 0, 0);
+        if (tile * 8 + t < n) tokens[t] = *reinterpret_cast<const uint4*>(token + first);
+        token += stride;
+      }
+    } else {
+#pragma unroll
+      for (int t = 0; t < 8; ++t) {
+        tokens[t] = make_uint4(0, 0, 0, 0);
+        if (tile * 8 + t < n) tokens[t] = load_columns(token, first, k);
+        token += stride;
+      }
+    }
+    u8* to = planes + (tile * columns + group * 8) * 16;
+#pragma unroll
+    for (int c = 0; c < 8; ++c) {
+      u32 row[4];
+#pragma unroll
+      for (int q = 0; q < 4; ++q) {
+        const uint4 even = tokens[2 * q], odd = tokens[2 * q + 1];
+        const u32 x = c < 2 ? even.x : c < 4 ? even.y : c < 6 ? even.z : even.w;
+        const u32 y = c < 2 ? odd.x : c < 4 ? odd.y : c < 6 ? odd.z : odd.w;
+        row[q] = permute(x, y, c % 2 != 0 ? 0x7632 : 0x5410);
+      }
+      *reinterpret_cast<uint4*>(to + (c ^ (group & 7)) * 16) =
+          make_uint4(row[0], row[1], row[2], row[3]);
+    }
+  }
+}
+
+// `strips`: of a block. `table`: [block][strip]; `places`: [block][strips · 16], where in
+// its tile a row of a strip is stored; `groups`: first rows of a tile's groups of 16, -1 for none.
+// `columns`: of a block, a multiple of 8. blockIdx.y: a tile of tokens.
+extern "C" __global__ void __launch_bounds__(kThreads, 1)
+    spmm_gather(const u8* stream, const GatherWarp* warps, const GatherStrip* table,
+                const u16* places, const i32* groups, int strips, const u16* b, i64 b_stride, C* c,
+                i64 c_stride, const float* bias, const C* residual, i64 residual_stride, int m,
+                int k, int n, int columns) {
+  // Activations, later the sums of all rows; chunks; sums of pieces; tables.
+  extern __shared__ __align__(1024) u8 shared[];
+  const int warp = __shfl_sync(~0u, threadIdx.x / 32, 0);
+  const int lane = threadIdx.x % 32;
+  const int rows = strips * 16;
+  const u32 plane_bytes = columns * 16;
+  const u32 ring_at = max(plane_bytes, rows * 32) * TOKEN_TILES;
+  float4* slots = reinterpret_cast<float4*>(shared + ring_at + WARPS * DEPTH * kChunkBytes);
+  GatherStrip* table_here =
+      reinterpret_cast<GatherStrip*>(slots + (strips + WARPS) * (TOKEN_TILES * 32));
+  i32* groups_here = reinterpret_cast<i32*>(table_here + strips);
+  u16* places_here = reinterpret_cast<u16*>(groups_here + strips);
+  const u32 base = static_cast<u32>(__cvta_generic_to_shared(shared));
+
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+  const GatherWarp work = warps[blockIdx.x * WARPS + warp];
+  const int chunks = work.chunks;
+  // A lane reads only what it has copied itself.
+  const u8* next = stream + work.first * kChunkBytes + lane * 16;
+  const u32 ring = base + ring_at + warp * (DEPTH * kChunkBytes) + lane * 16;
+  int fetched = 0;
+  u32 fetch_at = 0;
+  const auto fetch = [&] {
+    if (fetched < chunks)
+      asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(ring + fetch_at), "l"(next)
+                   : "memory");
+    asm volatile("cp.async.commit_group;" ::: "memory");
+    ++fetched;
+    next += kChunkBytes;
+    fetch_at = fetch_at == (DEPTH - 1) * kChunkBytes ? 0 : fetch_at + kChunkBytes;
+  };
+#pragma unroll
+  for (int i = 0; i < DEPTH - 1; ++i) fetch();
+  for (int i = threadIdx.x; i < strips; i += kThreads) {
+    table_here[i] = table[blockIdx.x * strips + i];
+    groups_here[i] = groups[blockIdx.x / SPLIT * strips + i];
+  }
+  for (int i = threadIdx.x; i < rows; i += kThreads)
+    places_here[i] = places[static_cast<i64>(blockIdx.x) * rows + i];
+  asm volatile("griddepcontrol.wait;" ::
+                   : "memory");  // What follows may read and write activations.
+
+  const int rank = SPLIT > 1 ? blockIdx.x % SPLIT : 0;
+  const int first_token = blockIdx.y * (8 * TOKEN_TILES);
+  n = min(n - first_token, 8 * TOKEN_TILES);
+  stage_activations(shared, b + first_token * b_stride, b_stride, n, rank * columns, columns, k);
+  __syncthreads();
+
+  u32 selectors[4];  // The half of a register that a lane's value goes to, or zero.
+#pragma unroll
+  for (int e = 0; e < 4; ++e) {
+    const bool here = (lane % 4 ^ lane / 8) == e;
+    selectors[e] = !here ? 0x4444 : lane / 4 % 2 != 0 ? 0x1044 : 0x4410;
+  }
+  float sums[2][TOKEN_TILES][4] = {};
+  u32 strip = work.strip, left = work.left, slot = work.slot;
+  const auto put_away = [&] {
+#pragma unroll
+    for (int i = 0; i < TOKEN_TILES; ++i) {
+      slots[(slot * TOKEN_TILES + i) * 32 + lane] =
+          make_float4(sums[0][i][0] + sums[1][i][0], sums[0][i][1] + sums[1][i][1],
+                      sums[0][i][2] + sums[1][i][2], sums[0][i][3] + sums[1][i][3]);
+#pragma unroll
+      for (int r = 0; r < 4; ++r) sums[0][i][r] = sums[1][i][r] = 0;
+    }
+    ++slot;
+  };
+  u32 read_at = 0;
+#pragma unroll 1
+  for (int i = 0; i < chunks; ++i) {
+    asm volatile("cp.async.wait_group %0;" ::"n"(DEPTH - 2) : "memory");
+    u32 words[kPairs];
+    asm volatile("ld.shared.v4.u32 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3])
+                 : "r"(ring + read_at)
+                 : "memory");
+    read_at = read_at == (DEPTH - 1) * kChunkBytes ? 0 : read_at + kChunkBytes;
+    fetch();  // Where the chunk before this one was.
+#pragma unroll
+    for (int p = 0; p < kPairs; ++p) {
+      const u32 address = base + (words[p] >> 16) * 16;
+      u32 a[4];
+#pragma unroll
+      for (int e = 0; e < 4; ++e) a[e] = permute(words[p], 0, selectors[e]);
+#pragma unroll
+      for (int t = 0; t < TOKEN_TILES; ++t) {
+        u32 x[4];
+        gather(address + t * plane_bytes, x);
+        multiply(sums[0][t], a[0], a[1], x[0], x[1]);
+        multiply(sums[1][t], a[2], a[3], x[2], x[3]);
+      }
+    }
+    if (--left == 0) {
+      put_away();
+      do {
+        ++strip;
+      } while (strip < strips && table_here[strip].chunks == 0);
+      left = strip < strips ? table_here[strip].chunks : ~0u;
+    }
+  }
+  if (chunks > 0 && strip < strips && left != table_here[strip].chunks) put_away();
+  __syncthreads();
+
+  // Sums of a strip's pieces, to where its rows lie in C: [token][place].
+  float* totals = reinterpret_cast<float*>(shared);
+  for (int i = threadIdx.x; i < strips * TOKEN_TILES * 32; i += kThreads) {
+    const int in_lane = i % 32, tile = i / 32 % TOKEN_TILES, s = i / 32 / TOKEN_TILES;
+    const GatherStrip of = table_here[s];
+    float4 sum = make_float4(0, 0, 0, 0);
+    for (int j = 0; j < of.slots; ++j) {
+      const float4 v = slots[((of.first_slot + j) * TOKEN_TILES + tile) * 32 + in_lane];
+      sum.x += v.x;
+      sum.y += v.y;
+      sum.z += v.z;
+      sum.w += v.w;
+    }
+    const int token = tile * 8 + in_lane % 4 * 2;
+    const int low = places_here[s * 16 + in_lane / 4];
+    const int high = places_here[s * 16 + in_lane / 4 + 8];
+    totals[token * rows + low] = sum.x;
+    totals[(token + 1) * rows + low] = sum.y;
+    totals[token * rows + high] = sum.z;
+    totals[(token + 1) * rows + high] = sum.w;
+  }
+  const auto store = [&](int i, float sum) {
+    const int token = i / rows, at = i - token * rows;
+    const i32 group = groups_here[at / 16];
+    const i64 row = group + at % 16;
+    if (group < 0 || row >= m) return;
+    store_result(sum, c, (first_token + token) * c_stride + row, bias, row, residual,
+                 (first_token + token) * residual_stride + row);
+  };
+  if constexpr (SPLIT == 1) {
+    __syncthreads();
+    for (int i = threadIdx.x; i < n * rows; i += kThreads) store(i, totals[i]);
+  } else {
+    cluster_barrier();
+    const int share = (n * rows + SPLIT - 1) / SPLIT;
+    const int end = min(n * rows, (rank + 1) * share);
+    for (int i = rank * share + threadIdx.x; i < end; i += kThreads) {
+      float sum = 0;
+#pragma unroll
+      for (int r = 0; r < SPLIT; ++r) {
+        u32 there;
+        float v;
+        asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(base + i * 4), "r"(r));
+        asm volatile("ld.shared::cluster.f32 %0, [%1];" : "=f"(v) : "r"(there));
+        sum += v;
+      }
+      store(i, sum);
+    }
+    cluster_barrier();  // Others still read this block's sums.
+  }
+}

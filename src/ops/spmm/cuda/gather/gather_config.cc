@@ -1,0 +1,140 @@
+#include "ops/spmm/cuda/gather/gather_config.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <functional>
+
+#include "cuda/device_text.h"
+#include "ops/spmm/cuda/epilogue.h"
+
+namespace rarefy::gpu {
+namespace {
+
+constexpr int kSplits[] = {1, 2, 4, 8};
+constexpr int kTokenTiles[] = {1, 2, 4};
+constexpr int kDepths[] = {4, 8};
+constexpr int kMostRounds = 16;        // Of clusters, one after the other.
+constexpr int kMostColumns = 1 << 16;  // Half a word.
+
+std::int64_t divide_up(std::int64_t a, std::int64_t b) {
+  return (a + b - 1) / b;
+}
+
+/// Many tokens need much shared memory: then several passes of fewer may be faster.
+bool worth(int token_tiles, std::int64_t n) {
+  const int needed = n <= 8 ? 1 : n <= 16 ? 2 : 4;
+  return token_tiles == needed || (token_tiles == 2 && needed == 4);
+}
+
+/// Clusters that run at once. They do not straddle the groups that multiprocessors come in: an H100
+/// of 132 holds 66 clusters of two, 30 of four and 15 of eight; one more would run alone.
+int resident_clusters(int multiprocessors, int split) {
+  const int lost = split <= 2 ? 0 : multiprocessors / 11;
+  return std::max(1, (multiprocessors - lost) / split);
+}
+
+/// Mean over strips of their longest row, when strips are made of rows of like length.
+double mean_strip(const PatternStats& pattern) {
+  std::vector<std::int32_t> sorted = pattern.row_nnz;
+  if (sorted.empty()) return static_cast<double>(pattern.nnz) / std::max<double>(1, pattern.rows);
+  std::sort(sorted.begin(), sorted.end(), std::greater<>());
+  double sum = 0;
+  for (std::size_t i = 0; i < sorted.size(); i += GatherConfig::kStripRows) sum += sorted[i];
+  return sum / static_cast<double>(divide_up(pattern.rows, GatherConfig::kStripRows));
+}
+
+/// Gives a configuration as many clusters as run at once, or several rounds of them if their rows
+/// do not fit otherwise.
+bool fit(GatherConfig& config, std::int64_t strips, const cuda::DeviceFacts& device) {
+  constexpr int kMostPlaces = 1 << 16;
+  const std::int64_t resident = resident_clusters(device.multiprocessors, config.split);
+  for (int rounds = 1; rounds <= kMostRounds; ++rounds) {
+    config.tiles = static_cast<int>(std::min(strips, resident * rounds));
+    config.strips = static_cast<int>(divide_up(strips, config.tiles));
+    if (config.strips * GatherConfig::kStripRows <= kMostPlaces &&
+        config.shared_bytes() <= static_cast<std::int64_t>(device.shared_per_block))
+      return true;
+  }
+  return false;
+}
+
+}  // namespace
+
+std::int64_t GatherConfig::shared_bytes() const {
+  const std::int64_t rows = std::int64_t{strips} * kStripRows;
+  const std::int64_t planes = std::max(std::int64_t{columns} * 16, rows * 32) * token_tiles;
+  const std::int64_t ring = std::int64_t{warps} * depth * kChunkBytes;
+  const std::int64_t slots = std::int64_t{strips + warps} * token_tiles * 512;
+  const std::int64_t tables = std::int64_t{strips} * 12 + rows * 2;
+  return planes + ring + slots + tables;
+}
+
+std::string GatherConfig::name() const {
+  return fmt::format("gather.n{}.w{}.d{}.c{}", token_tiles * 8, warps, depth, split);
+}
+
+cuda::Source GatherConfig::source(const Problem& problem) const {
+  cuda::Source source{.name = name(),
+                      .text = std::string(cuda::device_text("ops/spmm/cuda/gather/gather.cu")),
+                      .defines = epilogue_defines(problem)};
+  source.oldest_arch = 90;
+  source.defines.push_back(fmt::format("TOKEN_TILES={}", token_tiles));
+  source.defines.push_back(fmt::format("WARPS={}", warps));
+  source.defines.push_back(fmt::format("DEPTH={}", depth));
+  source.defines.push_back(fmt::format("SPLIT={}", split));
+  source.defines.push_back(fmt::format("BF16={}", problem.weight == DType::kBF16 ? 1 : 0));
+  source.defines.push_back(fmt::format("C_TYPE={}", device_type(problem.output)));
+  return source;
+}
+
+std::vector<GatherConfig> gather_configs(const Problem& problem, const cuda::DeviceFacts& device) {
+  std::vector<GatherConfig> found;
+  const std::int64_t strips = divide_up(problem.m, GatherConfig::kStripRows);
+  for (const int split : kSplits) {
+    const std::int64_t columns = divide_up(divide_up(problem.k, split), 8) * 8;
+    if (columns > kMostColumns || (split > 1 && columns < 256)) continue;
+    for (const int token_tiles : kTokenTiles) {
+      for (const int depth : kDepths) {
+        GatherConfig config{.token_tiles = token_tiles,
+                            .depth = depth,
+                            .split = split,
+                            .columns = static_cast<int>(columns)};
+        if (worth(token_tiles, problem.n) && fit(config, strips, device)) found.push_back(config);
+      }
+    }
+  }
+  return found;
+}
+
+double estimate_us(const GatherConfig& config, const Problem& problem, const PatternStats& pattern,
+                   const cuda::DeviceFacts& device) {
+  const double passes = std::ceil(static_cast<double>(problem.n) / (8.0 * config.token_tiles));
+  // Steps of a strip in a block's columns: its longest row there, and half a chunk.
+  const double whole = mean_strip(pattern);
+  const double part = whole / config.split;
+  const double steps =
+      part + (config.split > 1 ? 0.7 * std::sqrt(part) : 0) + 0.5 * GatherConfig::kChunkSteps;
+  const double rounds =
+      std::ceil(static_cast<double>(config.blocks()) / std::max(1, device.multiprocessors));
+  const double strips = rounds * config.strips;  // Of a multiprocessor.
+  const double bytes = static_cast<double>(config.blocks()) * config.strips * steps *
+                       GatherConfig::kChunkBytes / GatherConfig::kChunkSteps;
+  const double memory_us = bytes / (0.87e3 * device.memory_gb_per_s);
+  // A step: 16 columns of 16 bytes for each tile of 8 tokens, and 64 bytes in and out of the L1.
+  const double clocks_a_us = 1e3 * device.clock_ghz;
+  constexpr double kSharedReached = 0.9, kIssueReached = 0.65;
+  const double wavefronts = 2.1 * config.token_tiles + 1;
+  const double instructions = 5.5 + 1.5 * config.token_tiles;
+  const double work_us = strips * steps *
+                         std::max(wavefronts / kSharedReached, instructions / 4 / kIssueReached) /
+                         clocks_a_us;
+  const double staged_kb = static_cast<double>(config.columns) * config.token_tiles / 64;
+  const double ends_us =
+      1.6 + rounds * (1.2 * staged_kb / 64 + 0.03 * config.strips * config.token_tiles) +
+      (config.split > 1 ? 1.5 : 0);
+  return passes * (ends_us + std::max(memory_us, work_us) + 0.12 * std::min(memory_us, work_us));
+}
+
+}  // namespace rarefy::gpu

@@ -1,0 +1,300 @@
+// The gather family: packing on any machine, every kind of kernel against the reference on a GPU.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <set>
+
+#include "gpu_or_skip.h"
+#include "ops/spmm/cuda/families.h"
+#include "ops/spmm/cuda/gather/gather_pack.h"
+#include "spmm_case.h"
+
+namespace rarefy::gpu {
+namespace {
+
+cuda::DeviceFacts hopper() {
+  cuda::DeviceFacts facts;
+  facts.major = 9;
+  facts.multiprocessors = 132;
+  facts.shared_per_block = 232448;
+  facts.clock_ghz = 1.98;
+  facts.memory_gb_per_s = 3352;
+  return facts;
+}
+
+GatherConfig config_for(std::int64_t rows, std::int64_t cols, int split, int tiles, int warps) {
+  const auto strips = static_cast<int>((rows + 15) / 16);
+  return {.warps = warps,
+          .split = split,
+          .tiles = tiles,
+          .strips = (strips + tiles - 1) / tiles,
+          .columns = static_cast<int>(((cols + split - 1) / split + 7) / 8 * 8)};
+}
+
+TEST(PackGather, ReturnsEveryBit) {
+  constexpr std::int64_t kRows = 150, kCols = 803;
+  for (const Pattern pattern :
+       {Pattern::kUniform, Pattern::kEmptyRows, Pattern::kOneFullRow, Pattern::kRowSkew,
+        Pattern::kColumnRuns, Pattern::kZero, Pattern::kFull, Pattern::kNegativeZeros}) {
+    const TestWeight w({kRows, kCols, pattern, 0.1}, DType::kF16);
+    const auto& csr = dynamic_cast<const CsrMatrix&>(*w.csr);
+    std::vector<std::uint16_t> expected(static_cast<std::size_t>(kRows * kCols));
+    csr.read_rows(0, kRows, expected.data());
+    for (const int split : {1, 3, 4}) {
+      for (const int tiles : {1, 3, 10}) {
+        for (const int warps : {1, 16}) {
+          const GatherConfig config = config_for(kRows, kCols, split, tiles, warps);
+          const GatherArrays arrays = pack_gather(csr, config, default_pool());
+          EXPECT_EQ(arrays.nonzeros, csr.entries());
+          EXPECT_EQ(unpack_gather(arrays, config, kRows, kCols), expected)
+              << testing::to_string(pattern) << " split " << split << ", " << tiles << " tiles, "
+              << warps << " warps";
+        }
+      }
+    }
+  }
+}
+
+TEST(PackGather, GathersFromDifferentBanks) {
+  // Straight from the words: the eight columns of each matrix, as ldmatrix reads them.
+  const TestWeight w({112, 4096, Pattern::kUniform, 0.1}, DType::kF16);
+  const GatherConfig config = config_for(112, 4096, 1, 1, 16);
+  const GatherArrays arrays =
+      pack_gather(dynamic_cast<const CsrMatrix&>(*w.csr), config, default_pool());
+  const std::vector<std::uint32_t>& words = arrays.stream;
+  std::int64_t meetings = 0;
+  for (std::size_t matrix = 0; matrix < words.size() / 32; ++matrix) {
+    for (std::size_t pair = 0; pair < 4; ++pair) {
+      std::set<std::uint32_t> columns, banks;
+      for (std::size_t row = 0; row < 8; ++row) {
+        const std::uint32_t column = words[(matrix * 8 + row) * 4 + pair] >> 16;
+        columns.insert(column);
+        banks.insert(column % 8);
+      }
+      meetings += static_cast<std::int64_t>(columns.size() - banks.size());
+    }
+  }
+  EXPECT_LE(meetings, arrays.conflicts);
+  EXPECT_LT(static_cast<double>(arrays.conflicts), 0.02 * static_cast<double>(arrays.nonzeros));
+}
+
+TEST(PackGather, PadsLittle) {
+  struct Expected {
+    double density, bytes;
+  };
+  for (const auto& [density, bytes] : {Expected{0.2, 4.12}, {0.1, 4.2}, {0.05, 4.3}, {0.01, 4.8}}) {
+    const TestWeight w({112, 4096, Pattern::kUniform, density}, DType::kF16);
+    const GatherArrays arrays = pack_gather(dynamic_cast<const CsrMatrix&>(*w.csr),
+                                            config_for(112, 4096, 1, 1, 16), default_pool());
+    EXPECT_LT(static_cast<double>(arrays.stream.size() * 4),
+              bytes * static_cast<double>(arrays.nonzeros))
+        << density;
+  }
+}
+
+TEST(PackGather, GivesTheSameBytesForAnyThreads) {
+  const TestWeight w({300, 700, Pattern::kRowSkew, 0.1}, DType::kBF16);
+  const auto& csr = dynamic_cast<const CsrMatrix&>(*w.csr);
+  const GatherConfig config = config_for(300, 700, 2, 5, 8);
+  ThreadPool one(1), three(3);
+  const GatherArrays a = pack_gather(csr, config, one);
+  const GatherArrays b = pack_gather(csr, config, three);
+  EXPECT_EQ(a.stream, b.stream);
+  EXPECT_EQ(a.places, b.places);
+  EXPECT_EQ(a.groups, b.groups);
+  EXPECT_EQ(a.conflicts, b.conflicts);
+}
+
+TEST(PackGather, DealsSkewedRowsEvenly) {
+  // A quarter of the rows is heavy, the rest almost empty: contiguous tiles would differ fourfold.
+  constexpr std::int64_t kRows = 64 * 16, kCols = 256;
+  std::vector<std::uint16_t> values(static_cast<std::size_t>(kRows * kCols));
+  for (std::int64_t r = 0; r < kRows / 4; ++r)
+    for (std::int64_t c = 0; c < kCols; ++c)
+      values[static_cast<std::size_t>(r * kCols + c)] = c % 4 == 0 ? 0x3C00 : 0;
+  const DenseSource source(ConstMatrixRef{values.data(), DType::kF16, kRows, kCols, kCols});
+  const MatrixPtr csr = pack(source, format::kCsr32);
+  const GatherConfig config = config_for(kRows, kCols, 1, 16, 4);
+  const GatherArrays arrays =
+      pack_gather(dynamic_cast<const CsrMatrix&>(*csr), config, default_pool());
+  std::uint32_t most = 0;
+  for (std::size_t tile = 0; tile < 16; ++tile) {
+    std::uint32_t chunks = 0;
+    for (std::size_t s = 0; s < 4; ++s) chunks += arrays.strips[tile * 4 + s].chunks;
+    most = std::max(most, chunks);
+  }
+  EXPECT_EQ(most * 16 * 128, arrays.stream.size());
+  EXPECT_EQ(unpack_gather(arrays, config, kRows, kCols), values);
+}
+
+TEST(GatherFamily, OffersConfigurationsThatHoldAllRows) {
+  for (const std::int64_t m : {1, 100, 4096, 14336, 28672, 128256}) {
+    for (const std::int64_t n : {1, 16, 33, 128}) {
+      for (const std::int64_t k : {1, 4096, 8192}) {
+        const Problem problem{.m = m, .k = k, .n = n};
+        const std::vector<GatherConfig> found = gather_configs(problem, hopper());
+        EXPECT_FALSE(found.empty()) << m << " " << k << " " << n;
+        PatternStats pattern;
+        pattern.rows = m;
+        pattern.cols = k;
+        pattern.nnz = m * k / 10;
+        std::set<std::string> names;
+        for (const GatherConfig& c : found) {
+          EXPECT_GE(std::int64_t{c.tiles} * c.strips * 16, m) << c.name();
+          EXPECT_GE(std::int64_t{c.columns} * c.split, k) << c.name();
+          EXPECT_EQ(c.columns % 8, 0) << c.name();
+          EXPECT_LE(c.shared_bytes(), 232448) << c.name();
+          EXPECT_TRUE(names.insert(c.name()).second) << c.name();
+          const double us = estimate_us(c, problem, pattern, hopper());
+          EXPECT_GT(us, 1) << c.name();
+          EXPECT_LT(us, 1e5) << c.name();
+        }
+      }
+    }
+  }
+}
+
+TEST(GatherFamily, SaysWhatItDoesNotTake) {
+  Problem problem{.m = 64, .k = 64, .n = 1};
+  EXPECT_TRUE(gather_family().supports(problem, hopper()));
+  problem.weight = problem.activations = DType::kF32;
+  EXPECT_NE(gather_family().supports(problem, hopper()).reason.find("f32"), std::string::npos);
+  problem.weight = problem.activations = DType::kF16;
+  problem.k = 1 << 20;
+  EXPECT_NE(gather_family().supports(problem, hopper()).reason.find("1048576 columns"),
+            std::string::npos);
+  problem.k = 64;
+  problem.layout = Layout::kFeatureMajor;
+  EXPECT_FALSE(gather_family().supports(problem, hopper()));
+  problem.layout = Layout::kTokenMajor;
+  cuda::DeviceFacts ampere = hopper();
+  ampere.major = 8;
+  EXPECT_NE(gather_family().supports(problem, ampere).reason.find("9.0"), std::string::npos);
+}
+
+class GatherOnDevice : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    RAREFY_SKIP_WITHOUT_GPU();
+    if (cuda::Device::get().facts().major < 9) GTEST_SKIP() << "needs compute capability 9.0";
+  }
+
+  /// Runs every `step`th candidate of the problem.
+  static void check(const TestWeight& weight, Problem problem, std::size_t step = 1) {
+    const cuda::Stream stream;
+    problem.m = weight.source->rows();
+    problem.k = weight.source->cols();
+    problem.weight = problem.activations = weight.source->dtype();
+    const Case run(weight, problem);
+    const std::vector<Candidate> candidates =
+        gather_family().candidates(problem, weight.pattern, stream.device().facts());
+    ASSERT_FALSE(candidates.empty());
+    for (std::size_t i = 0; i < candidates.size(); i += step) {
+      const Candidate& candidate = candidates[i];
+      const std::unique_ptr<Operator> op = candidate.build(weight.weight(), stream);
+      const std::vector<float> result = run.device(*op, stream);
+      run.expect_close(result, candidate.name);
+      if (HasFatalFailure()) return;
+      const std::vector<float> again = run.device(*op->copy(stream), stream);
+      ASSERT_EQ(std::memcmp(again.data(), result.data(), result.size() * sizeof(float)), 0)
+          << candidate.name << " gives other bits the second time";
+    }
+  }
+};
+
+TEST_F(GatherOnDevice, EveryPattern) {
+  for (const DType dtype : {DType::kF16, DType::kBF16}) {
+    for (const Pattern pattern :
+         {Pattern::kUniform, Pattern::kEmptyRows, Pattern::kOneFullRow, Pattern::kRowSkew,
+          Pattern::kColumnRuns, Pattern::kZero, Pattern::kFull, Pattern::kNegativeZeros}) {
+      const TestWeight weight({131, 1030, pattern, 0.1}, dtype);
+      check(weight, {.n = 3, .output = dtype}, 3);
+    }
+  }
+}
+
+TEST_F(GatherOnDevice, EveryNumberOfTokens) {
+  const TestWeight weight({300, 1000, Pattern::kUniform, 0.1}, DType::kF16);
+  for (const std::int64_t n : {1, 2, 5, 8, 9, 16, 17, 33, 64, 100})
+    check(weight, {.n = n}, n > 16 ? 3 : 2);
+}
+
+TEST_F(GatherOnDevice, ColumnsThatAreNotAligned) {
+  for (const std::int64_t cols : {1, 7, 15, 33, 517}) {
+    const TestWeight weight({70, cols, Pattern::kUniform, 0.3}, DType::kBF16);
+    check(weight, {.n = 4, .output = DType::kF32}, 2);
+    check(weight, {.n = 20, .output = DType::kF32}, 3);
+  }
+}
+
+TEST_F(GatherOnDevice, ManyStripsOfABlock) {
+  const TestWeight weight({14336, 512, Pattern::kRowSkew, 0.03}, DType::kF16);
+  check(weight, {.n = 8});
+  check(weight, {.n = 16});
+}
+
+TEST_F(GatherOnDevice, Epilogues) {
+  const TestWeight weight({90, 600, Pattern::kRowSkew, 0.2}, DType::kBF16);
+  for (const Epilogue& e :
+       {Epilogue{Activation::kRelu, true, false}, Epilogue{Activation::kGelu, false, true},
+        Epilogue{Activation::kSilu, true, true}}) {
+    check(weight,
+          {.n = 4,
+           .output = DType::kF32,
+           .activation = e.activation,
+           .bias = e.bias,
+           .residual = e.residual},
+          3);
+  }
+}
+
+TEST_F(GatherOnDevice, FollowsTheKernelAheadInTheStream) {
+  // Its weights are fetched before the kernel ahead has ended, its activations only after: here the
+  // kernel ahead writes them.
+  const TestWeight weight({512, 512, Pattern::kUniform, 0.1}, DType::kF16);
+  const cuda::Stream stream;
+  const Problem problem{.m = 512, .k = 512, .n = 8};
+  const std::vector<Candidate> candidates =
+      gather_family().candidates(problem, weight.pattern, stream.device().facts());
+  for (const Candidate& candidate : candidates) {
+    const std::unique_ptr<Operator> op = candidate.build(weight.weight(), stream);
+    std::vector<std::uint16_t> x(512 * 8, 0x2C00);  // 1/16
+    const cuda::DeviceBuffer first = cuda::upload<std::uint16_t>(stream, x);
+    const cuda::DeviceBuffer second(stream, first.size()), third(stream, first.size());
+    const auto chain = [&] {
+      op->enqueue(
+          stream,
+          {.b = first.address(), .b_stride = 512, .c = second.address(), .c_stride = 512, .n = 8});
+      op->enqueue(
+          stream,
+          {.b = second.address(), .b_stride = 512, .c = third.address(), .c_stride = 512, .n = 8});
+      return cuda::download<std::uint16_t>(stream, third);
+    };
+    const std::vector<std::uint16_t> expected = chain();
+    for (int i = 0; i < 20; ++i) {
+      cuda::fill_bytes(stream, second.address(), 0xFF, second.size());
+      ASSERT_EQ(chain(), expected) << candidate.name << " " << i;
+    }
+  }
+}
+
+TEST_F(GatherOnDevice, NotFiniteActivationsReachTheRowsThatHoldThem) {
+  // As NaN, also where dense has an infinity: the zeros of a strip's other rows multiply them, too.
+  const TestWeight weight({64, 128, Pattern::kFull, 1.0}, DType::kF16);
+  const cuda::Stream stream;
+  const Problem problem{.m = 64, .k = 128, .n = 1, .output = DType::kF32};
+  for (const float special :
+       {std::numeric_limits<float>::infinity(), std::numeric_limits<float>::quiet_NaN()}) {
+    const Case run(weight, problem, special);
+    for (const Candidate& candidate :
+         gather_family().candidates(problem, weight.pattern, stream.device().facts())) {
+      for (const float value : run.device(*candidate.build(weight.weight(), stream), stream))
+        ASSERT_FALSE(std::isfinite(value)) << candidate.name;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace rarefy::gpu
