@@ -105,7 +105,9 @@ void require_writable(const std::string& path) {
 /// A chart that stands alone has no page behind it that would choose its colours.
 std::string standalone(const Chart& chart) {
   std::string svg = chart_svg(chart);
-  return svg.insert(std::string_view("<svg").size(), " style=\"background:#fff;color:#111\"");
+  // A rectangle: not every viewer paints the background of a style.
+  svg.insert(svg.find('>') + 1, "\n<rect width=\"100%\" height=\"100%\" fill=\"#fff\"/>");
+  return svg.insert(std::string_view("<svg").size(), " color=\"#111\"");
 }
 
 /// The charts as files of their own, for documents.
