@@ -81,7 +81,7 @@ std::vector<FormatSpec> distinct_formats(std::span<const Entry> entries) {
   return formats;
 }
 
-/// Largest bytes seen for the format: exact where it was packed.
+/// Bytes of the format: exact where it was packed, the same for all its kernels.
 std::size_t bytes_of(std::span<const Entry> entries, const FormatSpec& format) {
   for (const Entry& entry : entries) {
     if (entry.possible() && entry.candidate.format == format) return entry.candidate.bytes;

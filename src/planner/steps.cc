@@ -158,8 +158,9 @@ class StepMaker {
                                  stays_in_cache(inputs_.request.working_set)));
   }
 
-  /// Measured/estimated of what was measured on this weight, in the middle: how far estimates are
-  /// off on this machine as it is now. No less than 1; 1 when nothing was measured.
+  /// Median of measured/estimated over what was measured on this weight: how far estimates are off
+  /// on this machine as it is now, and kUnproven on top. No less than kUnproven; 1 when nothing was
+  /// measured.
   [[nodiscard]] double typical_scale() const {
     std::vector<double> scales;
     for (const Entry& entry : entries_) {
