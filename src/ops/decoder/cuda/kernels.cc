@@ -158,7 +158,7 @@ cuda::Launch DecoderKernels::shaped(cuda::Grid grid, unsigned threads,
   return {.grid = grid,
           .threads = threads,
           .shared_bytes = shared_bytes,
-          .overlaps_previous = device_.facts().major >= 9};
+          .overlaps_previous = device_.overlaps_kernels()};
 }
 
 void DecoderKernels::embedding(const cuda::Stream& stream, Address table, Address places,
