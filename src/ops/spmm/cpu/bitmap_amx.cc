@@ -5,16 +5,14 @@
 // FMA: 4.5 in all; vdpbf16ps alone takes 2.2 of both), while AMX has a unit of its own: the decoded
 // tile goes through a ring in L1, and tile loads read what was stored a round of four tiles before,
 // when the stores have left the store buffer (a tile load cannot forward from it).
-#include <immintrin.h>
-
 #include "ops/spmm/cpu/bitmap_inner.h"
+#include "ops/spmm/cpu/bitmap_tile_amx.h"
 
 namespace rarefy {
 namespace {
 
 constexpr int kStreams = 4;  ///< Row blocks decoded at once: streams of DRAM reads, and C tiles.
 constexpr std::int64_t kTileBytes = 1024;
-constexpr std::int64_t kMaskBytes = 64;
 constexpr std::int64_t kPrefetchBytes = 1024;
 
 /// Tile registers 0…3 gather sums (tokens × 16 rows), 4 and 5 hold the activations' parts (tokens ×
@@ -31,20 +29,6 @@ void configure_tiles(std::int64_t tokens) {
   }
   // Not _tile_loadconfig: GCC 12 lets the stores above die before it.
   __asm__ volatile("ldtilecfg %0" : : "m"(config) : "memory");
-}
-
-/// Expands one tile to `out` and returns where the next one starts.
-inline const std::byte* decode_tile(const std::byte* tile, std::byte* out) {
-  const std::byte* values = tile + kMaskBytes;
-#pragma GCC unroll 16
-  for (int group = 0; group < 16; ++group) {
-    std::uint32_t mask;
-    __builtin_memcpy(&mask, tile + 4 * group, sizeof mask);
-    _mm512_store_si512(out + 64 * group,
-                       _mm512_maskz_expand_epi16(mask, _mm512_loadu_si512(values)));
-    values += 2 * _mm_popcnt_u32(mask);
-  }
-  return values;
 }
 
 inline void prefetch(const std::byte* from, std::int64_t lines) {
@@ -107,7 +91,7 @@ void blocks_side_by_side(const BitmapAmxJob& job, std::int64_t first, std::byte*
         if (tile > 0) multiply<s>(behind + s * kTileBytes, job.parts);
         if (tile < job.tiles) {
           prefetch(next[s], lines[s]);
-          next[s] = decode_tile(next[s], ahead + s * kTileBytes);
+          next[s] = expand_tile(next[s], ahead + s * kTileBytes);
         }
       }
     };

@@ -3,28 +3,21 @@
 // 16 and touches port 5 not at all. From four token tiles on (N = 64) decoding hides behind
 // products.
 #include "ops/spmm/cpu/bitmap_gemm.h"
+#include "ops/spmm/cpu/bitmap_tile_amx.h"
 #include "ops/spmm/cpu/strip_amx_tiles.h"
 
 namespace rarefy::strip {
 namespace {
 
-constexpr std::int64_t kMaskBytes = 64;
 constexpr std::int64_t kPrefetchBytes = 2048;
 
-/// Expands one tile to `out` and returns where the next one starts.
+/// Expands one tile to `out`, reads ahead as much as it took, and returns where the next one
+/// starts.
 inline const std::byte* decode_tile(const std::byte* tile, std::byte* out) {
-  const std::byte* values = tile + kMaskBytes;
-#pragma GCC unroll 16
-  for (int group = 0; group < 16; ++group) {
-    std::uint32_t mask;
-    __builtin_memcpy(&mask, tile + 4 * group, sizeof mask);
-    _mm512_store_si512(out + 64 * group,
-                       _mm512_maskz_expand_epi16(mask, _mm512_loadu_si512(values)));
-    values += 2 * _mm_popcnt_u32(mask);
-  }
-  for (const std::byte* line = tile; line < values; line += 64)
+  const std::byte* next = expand_tile(tile, out);
+  for (const std::byte* line = tile; line < next; line += 64)
     _mm_prefetch(reinterpret_cast<const char*>(line + kPrefetchBytes), _MM_HINT_T0);
-  return values;
+  return next;
 }
 
 /// Decodes a tile of each strip per `steps_a_tile` steps.
