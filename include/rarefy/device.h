@@ -1,8 +1,9 @@
-// The GPUs of this machine, and what Rarefy needs to run on them. Everything is looked for at run
-// time: the same binary works with and without.
+// The GPUs of this machine, what Rarefy needs to run on them, and how a model runs there.
+// Everything is looked for at run time: the same binary works with and without.
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -37,5 +38,21 @@ struct GpuDevice {
 
 /// The GPUs that the driver shows; empty without a driver. Never throws.
 std::vector<GpuDevice> gpu_devices();
+
+/// A weight of a model on a GPU and how it runs (`Model::device_weights`).
+struct DeviceWeight {
+  std::string name;    ///< "layer 3 gate_up"
+  std::string kernel;  ///< "dense.cublaslt.0"
+  std::int64_t rows = 0, cols = 0;
+  std::size_t bytes = 0;
+  double time_us = 0;  ///< As measured when it was chosen; 0 when it was not.
+};
+
+/// What a kind of kernel adds to a decode step on a GPU (`Model::time_step`).
+struct DeviceStepPart {
+  std::string name;           ///< "attention"; "all" for the whole step.
+  std::int64_t launches = 0;  ///< Of the step.
+  double us = 0;              ///< The step's time less that of a step without it.
+};
 
 }  // namespace rarefy

@@ -14,6 +14,7 @@
 
 #include "rarefy/checkpoint.h"
 #include "rarefy/config.h"
+#include "rarefy/device.h"
 #include "rarefy/planner.h"
 #include "rarefy/progress.h"
 #include "rarefy/tensor.h"
@@ -56,8 +57,6 @@ struct ModelWeight {
 };
 
 class DeviceKv;
-struct DeviceStepPart;
-struct DeviceWeight;
 
 /// Keys and values of one sequence, all layers. They lie where the model runs that writes them
 /// first, and take memory from then on.
@@ -107,14 +106,15 @@ class Model {
   [[nodiscard]] ThreadPool& pool() const;  ///< Whose threads it runs on.
   /// Empty for a model on a GPU.
   [[nodiscard]] std::vector<ModelWeight> weights() const;
-  /// Weights as they lie on the GPU (ops/decoder/device_decoder.h); empty for a model of the CPU.
+  /// Weights as they lie on the GPU; empty for a model of the CPU.
   [[nodiscard]] std::vector<DeviceWeight> device_weights() const;
   /// Name of the GPU that it runs on; empty for the CPU.
   [[nodiscard]] std::string gpu() const;
   /// Why a model that was loaded with Device::kAuto does not run on the GPU that is there: its
   /// driver is too old, its memory too small. Empty otherwise.
   [[nodiscard]] std::string gpu_note() const;
-  /// Where the time of a decode step goes (DeviceDecoder::time_step); empty for the CPU.
+  /// Where the time of a decode step of so many sequences goes, each with `position` positions
+  /// behind it: the whole step first, then its kinds of kernels. Empty for the CPU.
   [[nodiscard]] std::vector<DeviceStepPart> time_step(std::int64_t sequences,
                                                       std::int64_t position) const;
   /// What its caches are best made of: f32 on the CPU, the dtype of activations on a GPU.

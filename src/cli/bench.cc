@@ -27,7 +27,6 @@
 #include "cli/verb.h"
 #include "cli/version.h"
 #include "model/random_checkpoint.h"
-#include "ops/decoder/device_decoder.h"
 #include "rarefy/cpu.h"
 #include "rarefy/generate.h"
 #include "rarefy/threads.h"

@@ -6,7 +6,6 @@
 #include <limits>
 
 #include "cli/terminal.h"
-#include "ops/decoder/device_decoder.h"
 
 namespace rarefy::cli {
 namespace {

@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "rarefy/device.h"
 #include "rarefy/dtype.h"
 #include "rarefy/error.h"
 #include "rarefy/tensor.h"
@@ -51,22 +52,6 @@ struct DeviceDecoderOptions {
   std::int64_t tokens = 1;     ///< At once that kernels are chosen for.
   bool dense_only = false;     ///< Keeps zeros: the dense model.
   bool measure = true;         ///< false: measures the best estimate against dense only.
-};
-
-/// A weight of a decoder and how it runs.
-struct DeviceWeight {
-  std::string name;    ///< "layer 3 gate_up"
-  std::string kernel;  ///< "dense.cublaslt.0"
-  std::int64_t rows = 0, cols = 0;
-  std::size_t bytes = 0;
-  double time_us = 0;  ///< As measured when it was chosen; 0 when it was not.
-};
-
-/// What a kind of kernel adds to a decode step.
-struct DeviceStepPart {
-  std::string name;           ///< "attention"; "all" for the whole step.
-  std::int64_t launches = 0;  ///< Of the step.
-  double us = 0;              ///< The step's time less that of a step without it.
 };
 
 class DeviceDecoder {
