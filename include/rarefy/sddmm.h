@@ -13,9 +13,10 @@ namespace rarefy {
 /// @param p T×M, row-major; for a linear layer the gradient of its outputs. f32, f16 or bf16.
 /// @param q T×K, row-major; the layer's inputs. Same dtype as p.
 /// @return an M×K matrix in the format and dtype of `pattern` with the same stored places. Places
-/// whose sum is zero stay stored where
-///   the format can hold an explicit zero (CSR, BSR, dense) and read as zero elsewhere. Sums in
-///   f32, in a fixed order.
+/// whose sum is zero stay stored where the format can hold an explicit zero (CSR, BSR, dense) and
+/// read as zero elsewhere. Sums in f32, in a fixed order: bitwise the same for any number of
+/// threads. Throws `Error`: kInvalidArgument for shapes, strides or dtypes that do not fit,
+/// kUnsupported for more columns than places can be counted in.
 MatrixPtr sddmm(const Matrix& pattern, ConstMatrixRef p, ConstMatrixRef q,
                 ThreadPool& pool = default_pool());
 

@@ -1,6 +1,7 @@
 // The operators of a decoder beside SpMM. Activations are f32, row-major, one row a token; sums in
-// f32 in a fixed order, the same for any number of threads. Every one has a plain double version in
-// namespace `reference` with the same arguments.
+// f32 in a fixed order, the same for any number of threads. Shapes and dtypes that do not fit throw
+// `Error` (kInvalidArgument) before anything is written. Every operator that computes has a plain
+// double version in namespace `reference` with the same arguments.
 #pragma once
 
 #include <cstdint>
