@@ -35,15 +35,5 @@ for program in "$build"/test-bin/*; do
   fi
   passed=$((passed + ok)) failed=$((failed + bad)) skipped=$((skipped + skip))
 done
-for script in tests/scripts/*.sh; do
-  [ -f "$script" ] || continue
-  if sh "$script" "$build" >"$scratch/script.log" 2>&1; then
-    passed=$((passed + 1))
-  else
-    failed=$((failed + 1))
-    echo "---- $script"
-    tail -n 40 "$scratch/script.log"
-  fi
-done
 echo "$passed passed, $failed failed, $skipped skipped"
 [ "$failed" -eq 0 ] && [ "$passed" -gt 0 ]
