@@ -2,18 +2,27 @@
 # The demo: thin a real model, see what it costs in quality; thin a big one, see what it wins in speed; all in one page.
 # Every step is a command that works on your own model, and is printed before it runs.
 set -eu
+cd "$(dirname "$0")/.."
 rarefy=${1:-build/release/rarefy}
-root=$(cd "$(dirname "$0")/.." && pwd)
 out=${DEMO_OUT:-demo-out}
-model=$root/examples/models/tiny-lm
-calibration=$root/examples/text/calibration.txt
-heldout=$root/examples/text/heldout.txt
+model=examples/models/tiny-lm
+calibration=examples/text/calibration.txt
+heldout=examples/text/heldout.txt
 prompt='The old man looked at the sea and'
 mkdir -p "$out"
 
 if [ -t 1 ]; then bold=$(printf '\033[1m') dim=$(printf '\033[2m') plain=$(printf '\033[0m'); else bold= dim= plain=; fi
 title() { printf '\n%s%s%s\n' "$bold" "$1" "$plain"; }
-run() { printf '%s$ %s%s\n' "$dim" "$*" "$plain" >&2; "$@"; }
+# What is shown can be pasted: arguments with spaces are in quotes, and files that a command fills are named.
+show() {
+  printf '%s$' "$dim"
+  for word in "$@"; do
+    case $word in *[!A-Za-z0-9_./,:=\>-]*) printf " '%s'" "$word" ;; *) printf ' %s' "$word" ;; esac
+  done
+  printf '%s\n' "$plain"
+} >&2
+run() { show "$@"; "$@"; }
+run_into() { file=$1; shift; show "$@" '>' "$file"; "$@" >"$file"; }
 
 title '1. This machine'
 run "$rarefy" doctor
@@ -32,8 +41,8 @@ run "$rarefy" generate -m "$model" -p "$prompt" -n 40
 run "$rarefy" generate -m "$out/sparsegpt-50" -p "$prompt" -n 40
 
 title '5. What it wins where speed matters: layers and the whole of a Llama with 1 billion parameters (random weights)'
-run "$rarefy" bench ops --shapes 2048x2048,8192x2048,2048x8192 --n 1 --sparsity 0.5,0.7,0.9 --dtype bf16 --repetitions 7 --rotate-mb 256 --json >"$out/ops.json"
-run "$rarefy" bench --random 1b --sparsity 0,0.5,0.7,0.9 -p 0 -n 16 -r 2 --json >"$out/bench.json"
+run_into "$out/ops.json" "$rarefy" bench ops --shapes 2048x2048,8192x2048,2048x8192 --n 1 --sparsity 0.5,0.7,0.9 --dtype bf16 --repetitions 7 --rotate-mb 256 --json
+run_into "$out/bench.json" "$rarefy" bench --random 1b --sparsity 0,0.5,0.7,0.9 -p 0 -n 16 -r 2 --json
 
 title '6. The report'
 run "$rarefy" report -m "$model" -m "$out/magnitude-50" -m "$out/wanda-50" -m "$out/sparsegpt-50" \
