@@ -4,6 +4,10 @@
 
 #include <algorithm>
 #include <limits>
+#include <string>
+#include <tuple>
+#include <utility>
+#include <vector>
 
 #include "cli/terminal.h"
 
@@ -127,14 +131,48 @@ std::string plans_as_table(const Model& model) {
   return table.text();
 }
 
-std::string candidates_as_table(const Plan& plan) {
-  Table table({"N", "format", "kernel", "size", "estimate", "measured", "verdict"});
-  for (const Candidate& c : plan.candidates) {
-    table.add({fmt::format("{}", c.n), c.format.name(), c.kernel,
-               human_bytes(static_cast<double>(c.bytes)), time_or_dash(c.estimate_us),
-               time_or_dash(c.measured_us), c.chosen ? "chosen" : c.reason});
+namespace {
+
+/// Reasons that several candidates share, in the order of the first, and who has them.
+std::string reasons_as_list(const std::vector<const Candidate*>& rejected) {
+  std::vector<std::pair<std::string, std::vector<std::string>>> groups;
+  for (const Candidate* c : rejected) {
+    // "stores more than dense: 4 bytes against 2": the figures differ, the reason does not.
+    const std::string reason = c->reason.substr(0, c->reason.find(": "));
+    auto group = std::find_if(groups.begin(), groups.end(),
+                              [&](const auto& g) { return g.first == reason; });
+    if (group == groups.end()) group = groups.insert(groups.end(), {reason, {}});
+    std::string name = c->kernel.empty() ? c->format.name() : c->kernel;
+    std::vector<std::string>& names = group->second;
+    if (std::find(names.begin(), names.end(), name) == names.end())
+      names.push_back(std::move(name));
   }
-  return table.text();
+  std::string text;
+  for (const auto& [reason, names] : groups)
+    text += fmt::format("  {}: {}\n", reason, fmt::join(names, ", "));
+  return text;
+}
+
+}  // namespace
+
+std::string candidates_as_table(const Plan& plan) {
+  std::vector<const Candidate*> competed;
+  std::vector<const Candidate*> rejected;
+  for (const Candidate& c : plan.candidates)
+    (c.chosen || c.time_us() > 0 ? competed : rejected).push_back(&c);
+  const auto rank = [](const Candidate* c) { return c->chosen ? 0 : c->measured_us > 0 ? 1 : 2; };
+  std::stable_sort(competed.begin(), competed.end(), [&](const Candidate* a, const Candidate* b) {
+    return std::tuple(a->n, rank(a), a->time_us()) < std::tuple(b->n, rank(b), b->time_us());
+  });
+  Table table({"N", "format", "kernel", "size", "estimate", "measured", "verdict"});
+  for (const Candidate* c : competed) {
+    table.add({fmt::format("{}", c->n), c->format.name(), c->kernel,
+               human_bytes(static_cast<double>(c->bytes)), time_or_dash(c->estimate_us),
+               time_or_dash(c->measured_us), c->chosen ? "chosen" : c->reason});
+  }
+  std::string text = table.text();
+  if (!rejected.empty()) text += "out from the start:\n" + reasons_as_list(rejected);
+  return text;
 }
 
 }  // namespace rarefy::cli

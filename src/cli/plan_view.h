@@ -16,6 +16,8 @@ OrderedJson candidates_as_json(const Plan& plan);
 
 /// The steps whose N was measured; all of them where nothing was.
 std::string plans_as_table(const Model& model);
+/// For each N what was chosen, then what was measured, then what was estimated; below, by reason,
+/// what could not compete.
 std::string candidates_as_table(const Plan& plan);
 
 }  // namespace rarefy::cli

@@ -13,6 +13,8 @@ void run(const ModelFlags& flags, const Session& session) {
   const auto model = session.load_model(flags.directory, load);
   if (session.json) return print_json(plans_as_json(*model));
   std::fputs(plans_as_table(*model).c_str(), stdout);
+  if (model->gpu().empty())
+    std::printf("N: tokens at once; --json has the ranges in between, too\n");
   std::printf("weights: %s in memory, %s dense\n",
               human_bytes(static_cast<double>(model->weight_bytes())).c_str(),
               human_bytes(static_cast<double>(model->dense_weight_bytes())).c_str());

@@ -161,9 +161,8 @@ std::vector<Entry> enumerate_candidates(const RowSource& weight, const PatternSt
     const std::size_t bytes = estimate_packed_bytes(spec, pattern, weight.dtype());
     const bool asked_for = !request.formats.empty() || !request.kernels.empty();
     if (packable && spec.format != Format::kDense && !asked_for && bytes >= dense_bytes) {
-      packable = Support::no(fmt::format("stores more than dense: {:.1f} MB against {:.1f} MB",
-                                         static_cast<double>(bytes) / 1e6,
-                                         static_cast<double>(dense_bytes) / 1e6));
+      packable = Support::no(
+          fmt::format("stores more than dense: {} bytes against {}", bytes, dense_bytes));
     }
     if (!packable) {
       for (std::int64_t n : ns) {
