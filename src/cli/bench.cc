@@ -387,11 +387,11 @@ void add_bench(CLI::App& app, Session& session) {
   verb->fallthrough();
   flags->model.add_to(*verb);
   verb->get_option("--model")->required(false);
-  verb->add_option("-p,--n-prompt", flags->prompt, "Prompt lengths")
+  verb->add_option("-p,--n-prompt", flags->prompt, "Prompt lengths (default: 512)")
       ->delimiter(',')
       ->check(whole(0))
       ->type_name("N,…");
-  verb->add_option("-n,--n-gen", flags->gen, "Numbers of generated tokens")
+  verb->add_option("-n,--n-gen", flags->gen, "Numbers of generated tokens (default: 128)")
       ->delimiter(',')
       ->check(whole(0))
       ->type_name("N,…");

@@ -75,7 +75,9 @@ int main(int argc, char** argv) {
   app.add_option("--cache-dir", session.cache_dir,
                  "Plan cache (default: RAREFY_CACHE, or $XDG_CACHE_HOME/rarefy)")
       ->type_name("DIR");
-  app.add_option("--device", session.device, "auto, cpu or cuda")->type_name("NAME");
+  app.add_option("--device", session.device,
+                 "Where models run: auto (a GPU if there is one), cpu or cuda (default: auto)")
+      ->type_name("NAME");
   app.option_defaults()->group("Options");  // Verbs inherit the defaults.
   app.footer(
       "Example:\n  rarefy prune -m my-model -o thin --method magnitude --sparsity 0.5\n"

@@ -157,7 +157,8 @@ void add_report(CLI::App& app, Session& session) {
   verb->add_option("--charts", flags->charts, "Also write the charts as SVG files into this folder")
       ->type_name("DIR");
   verb->add_option("-f,--file", flags->file, "Text to measure perplexity on")->type_name("FILE");
-  verb->add_option("-c,--context", flags->context, "Tokens a window")
+  verb->add_option("-c,--context", flags->context,
+                   "Tokens a window (default: the model's context, at most 2048)")
       ->check(whole(0))
       ->type_name("N");
   verb->add_option("--windows", flags->windows, "At most this many windows (0: all)")
