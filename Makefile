@@ -39,7 +39,7 @@ lint: deps
 	tools/lint.sh
 
 install: deps $(BUILD)/build.ninja
-	cmake --build $(BUILD) -j $(JOBS) $(QUIET)
+	cmake --build $(BUILD) --target librarefy.so rarefy_cli -j $(JOBS) $(QUIET)
 	cmake --install $(BUILD) --prefix $(PREFIX)
 
 deps:
