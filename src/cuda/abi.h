@@ -25,19 +25,14 @@ using CUmemoryPool = struct MemoryPoolTag*;
 
 // Results that mean more to us than "it failed".
 inline constexpr CUresult kSuccess = 0;
-inline constexpr CUresult kErrorInvalidValue = 1;
 inline constexpr CUresult kErrorOutOfMemory = 2;
 inline constexpr CUresult kErrorNoDevice = 100;
 inline constexpr CUresult kErrorInvalidImage = 200;
 inline constexpr CUresult kErrorNoBinaryForGpu = 209;
 inline constexpr CUresult kErrorUnsupportedPtxVersion = 222;
-inline constexpr CUresult kErrorNotReady = 600;
-inline constexpr CUresult kErrorIllegalAddress = 700;
 inline constexpr CUresult kErrorNotSupported = 801;
 
 // CUdevice_attribute
-inline constexpr int kMaxSharedPerBlock = 8;
-inline constexpr int kMaxRegistersPerBlock = 12;
 inline constexpr int kClockRateKhz = 13;
 inline constexpr int kMultiprocessorCount = 16;
 inline constexpr int kMemoryClockRateKhz = 36;
@@ -52,16 +47,11 @@ inline constexpr int kMaxSharedPerBlockOptin = 97;
 inline constexpr int kMemoryPoolsSupported = 115;
 
 // CUfunction_attribute
-inline constexpr int kFunctionMaxThreads = 0;
-inline constexpr int kFunctionStaticShared = 1;
-inline constexpr int kFunctionLocalBytes = 3;
-inline constexpr int kFunctionRegisters = 4;
 inline constexpr int kFunctionMaxDynamicShared = 8;
 
-inline constexpr int kMemoryPoolReleaseThreshold = 4;  // CUmemPool_attribute
-inline constexpr unsigned kStreamNonBlocking = 1;      // CUstream_flags
-inline constexpr unsigned kEventDefault = 0;           // CUevent_flags
-inline constexpr unsigned kEventDisableTiming = 2;
+inline constexpr int kMemoryPoolReleaseThreshold = 4;       // CUmemPool_attribute
+inline constexpr unsigned kStreamNonBlocking = 1;           // CUstream_flags
+inline constexpr unsigned kEventDefault = 0;                // CUevent_flags
 inline constexpr int kCaptureModeThreadLocal = 1;           // CUstreamCaptureMode
 inline constexpr int kLaunchClusterDimension = 4;           // CUlaunchAttributeID
 inline constexpr int kLaunchProgrammaticSerialization = 6;  // programmatic dependent launch

@@ -49,7 +49,6 @@ namespace rarefy::cuda {
   X(cuEventCreate, (abi::CUevent*, unsigned))                                               \
   X(cuEventDestroy_v2, (abi::CUevent))                                                      \
   X(cuEventRecord, (abi::CUevent, abi::CUstream))                                           \
-  X(cuEventQuery, (abi::CUevent))                                                           \
   X(cuEventSynchronize, (abi::CUevent))                                                     \
   X(cuEventElapsedTime, (float*, abi::CUevent, abi::CUevent))                               \
   X(cuGraphInstantiateWithFlags, (abi::CUgraphExec*, abi::CUgraph, unsigned long long))     \
@@ -59,7 +58,6 @@ namespace rarefy::cuda {
   X(cuModuleLoadData, (abi::CUmodule*, const void*))                                        \
   X(cuModuleUnload, (abi::CUmodule))                                                        \
   X(cuModuleGetFunction, (abi::CUfunction*, abi::CUmodule, const char*))                    \
-  X(cuFuncGetAttribute, (int*, int, abi::CUfunction))                                       \
   X(cuFuncSetAttribute, (abi::CUfunction, int, int))                                        \
   X(cuOccupancyMaxActiveBlocksPerMultiprocessor, (int*, abi::CUfunction, int, std::size_t)) \
   X(cuLaunchKernelEx, (const abi::LaunchConfig*, abi::CUfunction, void**, void**))

@@ -127,10 +127,6 @@ int cuModuleLoadData(Any* module, const void*) {
 int cuModuleGetFunction(Any* function, Any, const char*) {
   return make(function);
 }
-int cuFuncGetAttribute(int* value, int, Any) {
-  *value = 0;
-  return 0;
-}
 
 // Everything else works, and does nothing.
 #define NOTHING(name) \
@@ -155,7 +151,6 @@ NOTHING(cuStreamBeginCapture_v2)
 NOTHING(cuStreamEndCapture)
 NOTHING(cuEventDestroy_v2)
 NOTHING(cuEventRecord)
-NOTHING(cuEventQuery)
 NOTHING(cuEventSynchronize)
 NOTHING(cuEventElapsedTime)
 NOTHING(cuGraphInstantiateWithFlags)
