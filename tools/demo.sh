@@ -44,7 +44,7 @@ title '5. What it wins where speed matters: layers and the whole of a Llama with
 run_into "$out/ops.json" "$rarefy" bench ops --shapes 2048x2048,8192x2048,2048x8192 --n 1 --sparsity 0.5,0.7,0.9 --dtype bf16 --repetitions 7 --rotate-mb 256 --json
 run_into "$out/bench.json" "$rarefy" bench --random 1b --sparsity 0,0.5,0.7,0.9 -p 0 -n 16 -r 2 --json
 
-title '6. The report'
+title '6. What it won, and what it cost'
 run "$rarefy" report -m "$model" -m "$out/magnitude-50" -m "$out/wanda-50" -m "$out/sparsegpt-50" \
   -f "$heldout" -c 256 --windows 120 -p "$prompt" --ops "$out/ops.json" --bench "$out/bench.json" -o "$out/report.html"
 

@@ -1,6 +1,7 @@
 // rarefy report: one HTML page that shows what thinning won and what it cost.
 #include <unistd.h>
 
+#include <array>
 #include <cstdio>
 #include <filesystem>
 
@@ -137,9 +138,14 @@ void run(const Flags& flags, const Session& session) {
   write_file(flags.out, report_page(facts));
   if (!flags.charts.empty()) write_charts(flags.charts, facts);
   if (session.json) return print_json({{"out", flags.out}});
-  Table table(model_header());
-  for (std::vector<std::string>& row : model_rows(facts)) table.add(std::move(row));
-  std::printf("%s%s\n", table.text().c_str(), flags.out.c_str());
+  std::array parts{models_table(facts), chosen_table(facts.ops), bench_table(facts.bench)};
+  for (TextTable& part : parts) {
+    if (part.rows.empty()) continue;
+    Table table(std::move(part.header));
+    for (std::vector<std::string>& row : part.rows) table.add(std::move(row));
+    std::printf("%s\n", table.text().c_str());
+  }
+  std::printf("%s\n", flags.out.c_str());
 }
 
 }  // namespace

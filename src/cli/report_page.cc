@@ -24,12 +24,11 @@ std::string figure(const std::string& svg, const std::string& caption) {
   return "<figure>" + svg + "<figcaption>" + escaped(caption) + "</figcaption></figure>\n";
 }
 
-std::string html_table(const std::vector<std::string>& header,
-                       const std::vector<std::vector<std::string>>& rows) {
+std::string html_table(const TextTable& table) {
   std::string out = "<table><tr>";
-  for (const std::string& cell : header) out += "<th>" + escaped(cell) + "</th>";
+  for (const std::string& cell : table.header) out += "<th>" + escaped(cell) + "</th>";
   out += "</tr>\n";
-  for (const auto& row : rows) {
+  for (const auto& row : table.rows) {
     out += "<tr>";
     for (const std::string& cell : row) {
       const bool numeric = !cell.empty() && std::isdigit(static_cast<unsigned char>(cell[0])) != 0;
@@ -49,7 +48,7 @@ std::string word(const OrderedJson& row, const char* key) {
 }
 
 std::string models_section(const ReportFacts& facts) {
-  std::string body = html_table(model_header(), model_rows(facts));
+  std::string body = html_table(models_table(facts));
   if (!facts.text_name.empty()) {
     const Perplexity& first = facts.models.front().perplexity;
     body += figure(chart_svg(quality_chart(facts.models)),
@@ -113,13 +112,15 @@ std::string problem_name(const OrderedJson& row) {
 
 std::string ops_section(const ReportFacts& facts) {
   if (facts.ops.empty()) return "";
-  std::vector<std::vector<std::string>> table;
+  TextTable table{{"problem", "zeros", "method", "format", "median", "GB/s", "× best dense", ""},
+                  {}};
   for (const OrderedJson& row : facts.ops) {
-    table.push_back({problem_name(row), percent(number(row, "sparsity"), 0), word(row, "method"),
-                     word(row, "format"), human_time_us(number(row, "median_us")),
-                     fmt::format("{:.1f}", number(row, "gb_per_s")),
-                     fmt::format("{:.2f}", number(row, "speedup_vs_best_dense")),
-                     is_chosen(row) ? "chosen" : ""});
+    table.rows.push_back({problem_name(row), percent(number(row, "sparsity"), 0),
+                          word(row, "method"), word(row, "format"),
+                          human_time_us(number(row, "median_us")),
+                          fmt::format("{:.1f}", number(row, "gb_per_s")),
+                          fmt::format("{:.2f}", number(row, "speedup_vs_best_dense")),
+                          is_chosen(row) ? "chosen" : ""});
   }
   return section(
       "Operators on real layer shapes",
@@ -128,33 +129,32 @@ std::string ops_section(const ReportFacts& facts) {
           figure(chart_svg(roofline_chart(facts.ops, facts.ceilings)),
                  "No kernel can lie below the dashed line; the distance to it is what decoding "
                  "costs.") +
-          "<details><summary>every method</summary>" +
-          html_table({"problem", "zeros", "method", "format", "median", "GB/s", "× best dense", ""},
-                     table) +
-          "</details>\n");
+          "<details><summary>every method</summary>" + html_table(table) + "</details>\n");
+}
+
+bool is_prompt(const OrderedJson& row) {
+  return number(row, "n_prompt") > 0;
+}
+
+/// "my-model tg128"
+std::string test_name(const OrderedJson& row) {
+  return std::filesystem::path(word(row, "model_filename")).filename().string() + " " +
+         (is_prompt(row) ? fmt::format("pp{:.0f}", number(row, "n_prompt"))
+                         : fmt::format("tg{:.0f}", number(row, "n_gen")));
 }
 
 std::string bench_section(const OrderedJson& rows) {
   if (rows.empty()) return "";
   std::vector<Bar> bars;
-  std::vector<std::vector<std::string>> table;
   for (const OrderedJson& row : rows) {
-    const bool prompt = number(row, "n_prompt") > 0;
-    const std::string name =
-        std::filesystem::path(word(row, "model_filename")).filename().string() + " " +
-        (prompt ? fmt::format("pp{:.0f}", number(row, "n_prompt"))
-                : fmt::format("tg{:.0f}", number(row, "n_gen")));
-    table.push_back(
-        {name, human_bytes(number(row, "model_size")), human_bytes(number(row, "dense_size")),
-         fmt::format("{:.2f} ± {:.2f}", number(row, "avg_ts"), number(row, "stddev_ts"))});
-    if (!prompt)
-      bars.push_back({name, number(row, "avg_ts"),
+    if (!is_prompt(row))
+      bars.push_back({test_name(row), number(row, "avg_ts"),
                       fmt::format("{:.2f} tokens/s", number(row, "avg_ts")),
                       number(row, "model_size") < 0.95 * number(row, "dense_size")});
   }
   return section("Whole models",
                  figure(bars_svg("Tokens a second", bars), "Generation, one token at a time.") +
-                     html_table({"test", "weights", "dense weights", "tokens/s"}, table));
+                     html_table(bench_table(rows)));
 }
 
 constexpr const char* kStyle = R"(<style>
@@ -224,22 +224,41 @@ Chart quality_chart(const std::vector<ModelFacts>& models) {
   return chart;
 }
 
-std::vector<std::string> model_header() {
-  return {"model",      "parameters", "zeros in its matrices",
-          "on disk",    "in memory",  "of the first",
-          "perplexity", "tokens/s"};
+TextTable models_table(const ReportFacts& facts) {
+  TextTable table{{"model", "parameters", "zeros in its matrices", "on disk", "in memory",
+                   "of the first", "perplexity", "tokens/s"},
+                  {}};
+  for (const ModelFacts& m : facts.models) {
+    table.rows.push_back(
+        {m.name, human_count(m.parameters), percent(1 - m.density), human_bytes(m.file_bytes),
+         human_bytes(m.weight_bytes),
+         fmt::format("{:.2f}", m.weight_bytes / facts.models.front().weight_bytes),
+         facts.text_name.empty() ? "-" : fmt::format("{:.2f}", m.perplexity.ppl),
+         facts.prompt.empty() ? "-" : fmt::format("{:.0f}", m.generation.tokens_per_s)});
+  }
+  return table;
 }
 
-std::vector<std::vector<std::string>> model_rows(const ReportFacts& facts) {
-  std::vector<std::vector<std::string>> rows;
-  for (const ModelFacts& m : facts.models) {
-    rows.push_back({m.name, human_count(m.parameters), percent(1 - m.density),
-                    human_bytes(m.file_bytes), human_bytes(m.weight_bytes),
-                    fmt::format("{:.2f}", m.weight_bytes / facts.models.front().weight_bytes),
-                    facts.text_name.empty() ? "-" : fmt::format("{:.2f}", m.perplexity.ppl),
-                    facts.prompt.empty() ? "-" : fmt::format("{:.0f}", m.generation.tokens_per_s)});
+TextTable chosen_table(const OrderedJson& ops) {
+  TextTable table{{"layer", "zeros", "kernel chosen", "time", "over the best dense"}, {}};
+  for (const OrderedJson& row : ops) {
+    if (!is_chosen(row)) continue;
+    table.rows.push_back({problem_name(row), percent(number(row, "sparsity"), 0),
+                          word(row, "method"), human_time_us(number(row, "median_us")),
+                          fmt::format("{:.2f}x", number(row, "speedup_vs_best_dense"))});
   }
-  return rows;
+  return table;
+}
+
+TextTable bench_table(const OrderedJson& bench) {
+  TextTable table{{"test", "weights", "dense weights", "tokens/s"}, {}};
+  for (const OrderedJson& row : bench) {
+    table.rows.push_back(
+        {test_name(row), human_bytes(number(row, "model_size")),
+         human_bytes(number(row, "dense_size")),
+         fmt::format("{:.2f} ± {:.2f}", number(row, "avg_ts"), number(row, "stddev_ts"))});
+  }
+  return table;
 }
 
 std::string report_page(const ReportFacts& facts) {

@@ -40,9 +40,15 @@ Chart roofline_chart(const OrderedJson& ops, const MachineCeilings& ceilings);
 /// Perplexity against bytes in memory.
 Chart quality_chart(const std::vector<ModelFacts>& models);
 
-/// The models as rows of text, for the terminal and the page.
-std::vector<std::string> model_header();
-std::vector<std::vector<std::string>> model_rows(const ReportFacts& facts);
+/// A table of text, for the terminal and the page.
+struct TextTable {
+  std::vector<std::string> header;
+  std::vector<std::vector<std::string>> rows;
+};
+TextTable models_table(const ReportFacts& facts);
+/// Of `bench ops` the chosen kernel of each problem only.
+TextTable chosen_table(const OrderedJson& ops);
+TextTable bench_table(const OrderedJson& bench);
 
 /// The whole page: HTML with inline SVG, no scripts, nothing fetched.
 std::string report_page(const ReportFacts& facts);
