@@ -225,7 +225,7 @@ Chart quality_chart(const std::vector<ModelFacts>& models) {
 }
 
 TextTable models_table(const ReportFacts& facts) {
-  TextTable table{{"model", "parameters", "zeros in its matrices", "on disk", "in memory",
+  TextTable table{{"model", "parameters", "zeros, head included", "on disk", "in memory",
                    "of the first", "perplexity", "tokens/s"},
                   {}};
   for (const ModelFacts& m : facts.models) {
