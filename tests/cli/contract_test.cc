@@ -190,7 +190,8 @@ TEST(Contract, BenchOps) {
 TEST(Contract, TuneExplainConvertDoctorSpeakJson) {
   const ScratchFolder folder;
   const std::string cache = " --cache-dir " + (folder / "cache");
-  const Outcome tuned = run_rarefy("tune -m " + kModel + " --device cpu --no-measure --json" + cache);
+  const Outcome tuned =
+      run_rarefy("tune -m " + kModel + " --device cpu --no-measure --json" + cache);
   ASSERT_EQ(tuned.status, 0) << tuned.err;
   for (const Json& weight : tuned.json())
     expect_keys(weight, {"name", "shape", "format", "bytes", "dense_bytes", "steps"});
@@ -226,6 +227,47 @@ TEST(Contract, ReportIsOneSelfContainedPage) {
   EXPECT_NE(html.find("<svg"), std::string::npos);
   EXPECT_EQ(html.find("<script"), std::string::npos);
   EXPECT_EQ(html.find("src=\"http"), std::string::npos);
+}
+
+TEST(Contract, ReportTellsOfSpeedInTheTerminalAndInChartsOfTheirOwn) {
+  const ScratchFolder folder;
+  const std::string ops = folder / "ops.json";
+  std::ofstream(ops)
+      << R"([{"shape":"64x96","n":1,"dtype":"bf16","pattern":"uniform","sparsity":0.7,
+      "method":"bitmap.avx2","format":"bitmap","median_us":2,"bytes":4000,
+      "speedup_vs_best_dense":1.77,"chosen":true},
+      {"shape":"64x96","n":1,"dtype":"bf16","pattern":"uniform","sparsity":0.7,
+      "method":"dense.avx2","format":"dense","median_us":4,"bytes":12288,
+      "speedup_vs_best_dense":1.0,"chosen":false}])";
+  const Outcome run = run_rarefy("report -m " + kModel + " --maps 0 --ops " + ops + " --charts " +
+                                 (folder / "charts") + " -o " + (folder / "report.html"));
+  ASSERT_EQ(run.status, 0) << run.err;
+  EXPECT_NE(run.out.find("64x96, N=1, bf16"), std::string::npos) << run.out;
+  EXPECT_NE(run.out.find("1.77x"), std::string::npos) << run.out;
+  EXPECT_EQ(run.out.find("dense.avx2"), std::string::npos) << run.out;  // It was not chosen.
+  for (const std::string chart : {"speed", "roofline"}) {
+    const std::string svg = read_all(folder / ("charts/" + chart + ".svg"));
+    // The ground is painted first, right behind the opening tag.
+    const std::size_t open = svg.find('>');
+    ASSERT_NE(open, std::string::npos) << chart;
+    EXPECT_EQ(svg.find("<rect width=\"100%\""), open + 2) << chart;
+  }
+}
+
+TEST(Contract, ExplainPutsTheWinnerFirstAndTheImpossibleBelow) {
+  const Outcome run =
+      run_rarefy("explain -m " + kModel + " -w layers.0.mlp.down_proj --plan-for 1 --device cpu");
+  ASSERT_EQ(run.status, 0) << run.err;
+  const std::size_t chosen = run.out.find("chosen");
+  const std::size_t below = run.out.find("out from the start:");
+  const std::size_t more = run.out.find("stores more than dense: ");
+  ASSERT_NE(chosen, std::string::npos) << run.out;
+  ASSERT_NE(more, std::string::npos) << run.out;
+  // A dense weight: everything sparse stores more. Head, rule and the winner come first.
+  EXPECT_LT(chosen, run.out.find("slower: "));
+  EXPECT_LT(chosen, below);
+  EXPECT_LT(below, more);
+  EXPECT_EQ(run.out.find("stores more than dense: ", more + 1), std::string::npos) << run.out;
 }
 
 TEST(Contract, CompletionKnowsVerbsWithinVerbs) {
