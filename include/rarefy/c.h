@@ -104,9 +104,9 @@ typedef struct rarefy_load_options {
   int32_t no_measure;       /* != 0: plans come from the cache or from the estimate. */
   int32_t bf16_activations; /* != 0: activations may be rounded to bf16 before a multiplication;
                                0: they keep at least 16 bits of mantissa. */
-  const char* device;       /* "cpu" (also when NULL), "cuda": the first NVIDIA GPU, or "auto": a GPU
-                               when there is one that can, otherwise the CPU. On a GPU `formats` is
-                               "dense" or NULL, and plans are made for the checkpoint's dtype. */
+  const char* device; /* "cpu" (also when NULL), "cuda": the first NVIDIA GPU, or "auto": a GPU
+                         when there is one that can, otherwise the CPU. On a GPU `formats` is
+                         "dense" or NULL, and plans are made for the checkpoint's dtype. */
 } rarefy_load_options;
 
 /* Reads config.json, tokenizer.json and the weights of a model folder (NUL-terminated path), and
