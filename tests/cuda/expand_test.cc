@@ -114,7 +114,7 @@ TEST_F(ExpandOnDevice, ReturnsEveryBitOfEveryFormat) {
         const TestWeight weight({131, cols, pattern, 0.4}, dtype);
         std::vector<std::byte> expected(weight.bytes.size());
         weight.csr->read_rows(0, 131, expected.data());
-        for (const std::int64_t n : {1, 8}) {
+        for (const std::int64_t n : {1, 8, 64}) {
           const Problem problem{
               .m = 131, .k = cols, .n = n, .weight = dtype, .activations = dtype, .output = dtype};
           std::size_t checked = 0;

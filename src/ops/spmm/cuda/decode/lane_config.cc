@@ -107,7 +107,7 @@ cuda::Source LaneConfig::expand_source(int ring_rows) const {
           .defines = {fmt::format("STRIPS={}", strips), fmt::format("ROW_WARPS={}", row_warps),
                       fmt::format("K_WARPS={}", k_warps), fmt::format("BLOCKS={}", blocks),
                       fmt::format("SPLIT={}", split), fmt::format("WARPS={}", kExpandWarps),
-                      fmt::format("RING_ROWS={}", ring)},
+                      fmt::format("RING_ROWS={}", ring), "WIDE=0", "SWAP_BLOCKS=1"},
           .oldest_arch = 90};
 }
 

@@ -5,14 +5,18 @@
 // level's row follows from its number alone and no copy meets the ring's end. A stage is fetched
 // while the one ahead is written out.
 //
-// Constants: STRIPS, ROW_WARPS, K_WARPS, BLOCKS, SPLIT as in lane.cu; WARPS of a block, RING_ROWS.
+// Constants: STRIPS, ROW_WARPS, K_WARPS, BLOCKS, SPLIT as in lane.cu; WARPS of a block, RING_ROWS;
+// WIDE (1: warps along rows are neighbours, and a lane has the columns of an mma fragment, 2t, 2t +
+// 1, 2t + 8 and 2t + 9, instead of 4t … 4t + 3) and SWAP_BLOCKS (blocks of 16 columns between
+// swaps).
 #include "cuda/number.cuh"
 
 constexpr int kWarps = WARPS;  // Of a block.
 constexpr int kRowBytes = 128;
-constexpr int kMaskBytes = STRIPS * 32;  // Of a block of columns.
+constexpr int kFragments = STRIPS * SWAP_BLOCKS;  // 16×16 pieces between swaps.
+constexpr int kMaskBytes = kFragments * 32;       // Of these.
 constexpr int kHeaderBytes = 16;
-constexpr int kSlotBytes = kHeaderBytes + BLOCKS * kMaskBytes;
+constexpr int kSlotBytes = kHeaderBytes + BLOCKS / SWAP_BLOCKS * kMaskBytes;
 constexpr int kRingBytes = RING_ROWS * kRowBytes;
 constexpr int kTogether = BLOCKS % 2 == 0 ? 2 : 1;  // Blocks of columns that are stored at once.
 constexpr int kWarpBytes = kRingBytes + 2 * kSlotBytes;
@@ -33,28 +37,37 @@ __device__ __forceinline__ void copy_16(u8* to, const u8* from) {
                : "memory");
 }
 
-/// The byte of mask of a strip.
-__device__ __forceinline__ u32 mask_of(const u8* masks, int strip, int lane) {
-  constexpr int kWhole = STRIPS / 4 * 4, kRest = STRIPS % 4;
-  if (strip < kWhole) return masks[strip / 4 * 128 + lane * 4 + strip % 4];
-  const int within = strip - kWhole;
+/// The byte of mask of a fragment.
+__device__ __forceinline__ u32 mask_of(const u8* masks, int fragment, int lane) {
+  constexpr int kWhole = kFragments / 4 * 4, kRest = kFragments % 4;
+  if (fragment < kWhole) return masks[fragment / 4 * 128 + lane * 4 + fragment % 4];
+  const int within = fragment - kWhole;
   const u8* rest = masks + kWhole * 32;
   return kRest == 1 ? rest[lane] : within < 2 ? rest[lane * 2 + within] : rest[64 + lane];
 }
 
-/// Four neighbouring values of a row.
+/// Four values of a row: two neighbours, and two more kApart columns on.
 struct Four {
-  u32 first, second;  // Two each.
+  u32 first, second;
 };
+constexpr int kApart = WIDE ? 8 : 2;
 
+/// `count`: columns that there are from `to` on.
 __device__ __forceinline__ void store(Four v, u16* to, int count, bool aligned) {
-  if (aligned) {
+  if (aligned && !WIDE) {
     *reinterpret_cast<uint2*>(to) = make_uint2(v.first, v.second);
     return;
   }
-#pragma unroll
-  for (int i = 0; i < 4; ++i)
-    if (i < count) to[i] = static_cast<u16>((i < 2 ? v.first : v.second) >> i % 2 * 16);
+  const auto put = [&](u16* at, u32 pair, int left) {
+    if (aligned && left > 1) {
+      *reinterpret_cast<u32*>(at) = pair;
+      return;
+    }
+    if (left > 0) at[0] = static_cast<u16>(pair);
+    if (left > 1) at[1] = static_cast<u16>(pair >> 16);
+  };
+  put(to, v.first, count);
+  put(to + kApart, v.second, count - kApart);
 }
 
 /// `count` streams; dense: m rows of k elements.
@@ -71,7 +84,8 @@ extern "C" __global__ void __launch_bounds__(kWarps * 32, 3)
   const int stages = work.stages;
   if (stages == 0) return;
   constexpr int kOfBlock = ROW_WARPS * K_WARPS;
-  const int group = index / kOfBlock / SPLIT * ROW_WARPS + index % kOfBlock / K_WARPS;
+  const int row_warp = WIDE ? index % ROW_WARPS : index % kOfBlock / K_WARPS;
+  const int group = index / kOfBlock / SPLIT * ROW_WARPS + row_warp;
   const bool aligned = k % 4 == 0;
 
   const u8* next = stream + work.offset;
@@ -89,7 +103,7 @@ extern "C" __global__ void __launch_bounds__(kWarps * 32, 3)
 
   // Where a half-column's next value lies, not wrapped yet: its level and its place in a row.
   u32 low_rows = lane * 4, high_rows = low_rows + 2;
-  int column = work.block * 16 + lane % 4 * 4;
+  int column = work.block * 16 + lane % 4 * (WIDE ? 2 : 4);
   for (int stage = 0; stage < stages; ++stage) {
     asm volatile("cp.async.wait_all;" ::: "memory");
     __syncwarp();
@@ -100,14 +114,18 @@ extern "C" __global__ void __launch_bounds__(kWarps * 32, 3)
       Four low_four[kTogether][STRIPS], high_four[kTogether][STRIPS];
 #pragma unroll
       for (int block = 0; block < kTogether; ++block) {
-        const u32 swap = slot[6 + pair + block];
-        const u32 low = __shfl_xor_sync(~0u, low_rows, swap & 31);
-        const u32 high = __shfl_xor_sync(~0u, high_rows, swap & 31);
-        low_rows = swap & 32 ? high : low;
-        high_rows = swap & 32 ? low : high;
+        const int swaps = (pair + block) / SWAP_BLOCKS;
+        if ((pair + block) % SWAP_BLOCKS == 0) {
+          const u32 swap = slot[6 + swaps];
+          const u32 low = __shfl_xor_sync(~0u, low_rows, swap & 31);
+          const u32 high = __shfl_xor_sync(~0u, high_rows, swap & 31);
+          low_rows = swap & 32 ? high : low;
+          high_rows = swap & 32 ? low : high;
+        }
 #pragma unroll
         for (int s = 0; s < STRIPS; ++s) {
-          const u32 mask = mask_of(slot + kHeaderBytes + (pair + block) * kMaskBytes, s, lane);
+          const u32 mask = mask_of(slot + kHeaderBytes + swaps * kMaskBytes,
+                                   (pair + block) % SWAP_BLOCKS * STRIPS + s, lane);
           const auto take = [&](int bit, u32& at) -> u32 {
             if ((mask & 1u << bit) == 0) return 0;
             const u32 value = *reinterpret_cast<const u16*>(ring + at % kRingBytes);
