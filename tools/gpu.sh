@@ -66,15 +66,22 @@ run_bench() {  # NAME ARGUMENTS…
 limit=150 run_bench spmm-f16 --dtype f16
 limit=60 run_bench spmm-f32 --dtype f32 --shapes 14336x4096,28672x8192 --sparsity 0.9,0.99 --n 1,16,64
 
-# Llama 2's 7 B with 70 % zeros: the same weights kept dense and thin, one sequence and eight.
+# Llama 2's 7 B with 70 % zeros, one sequence and eight, and 27 B with 99 %: the same weights kept dense and thin.
 step 'whole model'
-for sequences in 1 8; do
-  for format in '' '--format dense'; do
-    timeout 120 "$rarefy" bench --random 7b --sparsity 0.7 --device cuda $format \
-      -p 512 -n 128 -r 3 -s $sequences -o json >"$results/7b-70-${format:+dense-}s$sequences.json" || failed=1
+run_model() {  # NAME ARGUMENTS…
+  name=$1
+  shift
+  timeout 120 "$rarefy" bench --device cuda -r 3 -o json --save "$(dirname "$results")" "$@" >"$results/$name.json" || failed=1
+}
+memory=$(nvidia-smi --query-gpu=memory.total --format=csv,noheader,nounits | head -n 1)  # MiB
+for format in '' '--format dense'; do
+  for sequences in 1 8; do
+    run_model 7b-70-${format:+dense-}s$sequences --random 7b --sparsity 0.7 $format -p 512 -n 128 -s $sequences
   done
+  [ -n "$format" ] && [ "$memory" -lt 60000 ] && continue
+  run_model 27b-99${format:+-dense} --random 27b --sparsity 0.99 $format -p 512 -n 64
 done
-grep -H '"avg_ts"' "$results"/7b-70-*.json
+grep -H '"avg_ts"' "$results"/7b-70-*.json "$results"/27b-*.json
 
 step "done: rows are in $results"
 grep -l WRONG "$results"/*.csv && failed=1
