@@ -1,11 +1,9 @@
 // rarefy bench: tokens a second of a whole model, in llama-bench's conventions; `bench ops` times
 // single operators.
-#include <fcntl.h>
 #include <fmt/format.h>
 #if defined(__GLIBC__)
 #include <malloc.h>
 #endif
-#include <unistd.h>
 
 #include <algorithm>
 #include <array>
@@ -14,12 +12,12 @@
 #include <cmath>
 #include <cstdio>
 #include <ctime>
-#include <fstream>
 #include <functional>
 #include <optional>
 #include <random>
 
 #include "base/check.h"
+#include "base/peak_memory.h"
 #include "cli/bench_ops.h"
 #include "cli/bench_ops_rows.h"
 #include "cli/numbers.h"
@@ -107,26 +105,13 @@ double run_once(Model& model, const Test& test, std::int64_t batch) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
-/// What a model takes is the peak from here on: freed memory goes back to the system, and the
-/// system's count of the peak begins anew. False where it cannot be reset (only Linux can).
-bool reset_peak_resident() {
+/// What a model takes is the peak from here on; freed memory goes back to the system first. False
+/// where the peak cannot be reset.
+bool begin_peak() {
 #if defined(__GLIBC__)
   malloc_trim(0);
 #endif
-  const int file = ::open("/proc/self/clear_refs", O_WRONLY | O_CLOEXEC);
-  if (file < 0) return false;
-  const bool reset = ::write(file, "5", 1) == 1;
-  ::close(file);
-  return reset;
-}
-
-/// Peak since the reset, or nothing where that is not known.
-std::optional<std::size_t> peak_resident_bytes() {
-  std::ifstream status("/proc/self/status");
-  for (std::string line; std::getline(status, line);) {
-    if (line.starts_with("VmHWM:")) return std::stoull(line.substr(6)) * 1024;
-  }
-  return std::nullopt;
+  return reset_peak_resident();
 }
 
 std::string utc_now() {
@@ -254,7 +239,7 @@ void bench_model(const Flags& flags, const Session& session, const std::string& 
   bool counts_peak = false;
   const auto load_model = [&] {
     model.reset();
-    counts_peak = reset_peak_resident();
+    counts_peak = begin_peak();
     const auto start = std::chrono::steady_clock::now();
     model = load_from(load);
     load_s = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();

@@ -1,15 +1,13 @@
 // prune(): a checkpoint in, a checkpoint out, one layer in memory.
-#include <fcntl.h>
+#include <cstdlib>  // Says whether there is a glibc.
 #if defined(__GLIBC__)
 #include <malloc.h>
 #endif
-#include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
 #include <charconv>
 #include <chrono>
-#include <fstream>
 #include <map>
 #include <memory>
 #include <optional>
@@ -17,6 +15,7 @@
 #include <system_error>
 
 #include "base/check.h"
+#include "base/peak_memory.h"
 #include "compress/calibration.h"
 #include "compress/layer_inputs.h"
 #include "compress/linear_algebra.h"
@@ -53,23 +52,6 @@ std::optional<std::int64_t> layer_of(std::string_view name) {
   const auto [stop, error] = std::from_chars(name.data(), end, layer);
   const bool fits = error == std::errc() && layer >= 0 && stop != end && *stop == '.';
   return fits ? std::optional(layer) : std::nullopt;
-}
-
-/// Linux counts the peak from where this resets it; elsewhere the peak of the process so far
-/// counts.
-void reset_peak_bytes() {
-  const int file = ::open("/proc/self/clear_refs", O_WRONLY | O_CLOEXEC);
-  if (file < 0) return;
-  [[maybe_unused]] const ssize_t written = ::write(file, "5", 1);
-  ::close(file);
-}
-
-std::size_t peak_bytes() {
-  std::ifstream status("/proc/self/status");  // Has no size that a whole-file read could trust.
-  for (std::string line; std::getline(status, line);) {
-    if (line.starts_with("VmHWM:")) return std::stoull(line.substr(6)) * 1024;
-  }
-  return 0;
 }
 
 /// Bytes of a weight as sparse-bitmask: values, a bit a position, an offset a row, the shape.
@@ -138,7 +120,7 @@ class PruneJob {
 
   PruneReport run() {
     map_large_blocks();
-    reset_peak_bytes();
+    reset_peak_resident();  // Else the peak of the process so far counts.
     const auto start = std::chrono::steady_clock::now();
     plan();
     find_global_cuts();
@@ -157,7 +139,7 @@ class PruneJob {
               });
     report_.seconds =
         std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-    report_.peak_bytes = peak_bytes();
+    report_.peak_bytes = peak_resident_bytes().value_or(0);
     return std::move(report_);
   }
 
