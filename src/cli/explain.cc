@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include <cstdio>
+#include <utility>
 
 #include "base/check.h"
 #include "cli/numbers.h"
@@ -73,6 +74,7 @@ std::string table_of(const DevicePlan& plan) {
 
 void explain_on_gpu(const Flags& flags, const Session& session, const Checkpoint& checkpoint) {
   OrderedJson list = OrderedJson::array();
+  bool first = true;
   for (const std::string& name : matching_weights(checkpoint, flags.weight)) {
     const auto source = checkpoint.source(name);
     const DType dtype = flags.activations == "auto"    ? source->dtype()
@@ -94,7 +96,7 @@ void explain_on_gpu(const Flags& flags, const Session& session, const Checkpoint
                         {"candidates", rows_of(plan)}});
         continue;
       }
-      if (list.empty() && n == flags.n.front())
+      if (std::exchange(first, false))
         std::printf("%s; a model runs q, k and v as one weight, and gate and up\n",
                     plan.device.c_str());
       std::printf("\n%s  %lldx%lld %s, %lld at once → %s%s\n%s", name.c_str(),
