@@ -15,8 +15,7 @@ constexpr unsigned kRopeWarps = 4;
 constexpr unsigned kSwigluThreads = 128;
 constexpr unsigned kArgmaxThreads = 1024;
 constexpr unsigned kDecodeThreads = 256;
-constexpr unsigned kPrefillThreads = 256;
-constexpr std::int64_t kPrefillTile = 64;
+constexpr std::int64_t kPrefillTile = 64;  ///< Queries, and keys, of either kernel.
 /// Query heads that share keys in one block: more would not fit in its registers.
 constexpr std::int64_t kMostGrouped = 8;
 constexpr std::int64_t kMostSplits = 64;
@@ -39,8 +38,22 @@ std::int64_t group_of(const DecoderShape& shape) {
   return group;
 }
 
-/// Bytes of `Shared` in prefill.cu.
-std::size_t prefill_shared(std::int64_t head_dim) {
+/// Whether prefill_mma.cu takes these heads; if not, prefill.cu does.
+bool prefill_on_tensor_cores(const DecoderShape& shape, DType dtype, DType kv) {
+  constexpr std::int64_t kWidest = 128;
+  return size_of(dtype) == 2 && kv == dtype && shape.head_dim % 16 == 0 &&
+         shape.head_dim <= kWidest;
+}
+
+unsigned prefill_threads(const DecoderShape& shape, DType dtype, DType kv) {
+  return prefill_on_tensor_cores(shape, dtype, kv) ? 128 : 256;
+}
+
+/// Bytes of `Shared` in prefill_mma.cu or prefill.cu.
+std::size_t prefill_shared(const DecoderShape& shape, DType dtype, DType kv) {
+  const std::int64_t head_dim = shape.head_dim;
+  if (prefill_on_tensor_cores(shape, dtype, kv))
+    return static_cast<std::size_t>(4 * kPrefillTile * (head_dim + 8)) * 2;
   return static_cast<std::size_t>(2 * 16 * (64 + 4) + 64 * 65 + 64 * ((head_dim + 3) / 4 * 4)) *
          sizeof(float);
 }
@@ -98,14 +111,17 @@ cuda::Source rope_source(const DecoderShape& shape, DType dtype, DType kv) {
 }
 
 cuda::Source prefill_source(const DecoderShape& shape, DType dtype, DType kv) {
-  return cache_source("attend_prefill", "ops/attention/cuda/prefill.cu", shape, dtype, kv);
+  return cache_source("attend_prefill",
+                      prefill_on_tensor_cores(shape, dtype, kv)
+                          ? "ops/attention/cuda/prefill_mma.cu"
+                          : "ops/attention/cuda/prefill.cu",
+                      shape, dtype, kv);
 }
 
 cuda::Source decode_source(const DecoderShape& shape, DType dtype, DType kv) {
   cuda::Source source =
       cache_source("attend_decode", "ops/attention/cuda/decode.cu", shape, dtype, kv);
   source.defines.push_back(fmt::format("GROUP={}", group_of(shape)));
-  source.defines.push_back(fmt::format("MOST_SPLITS={}", kMostSplits));
   source.defines.push_back(fmt::format("MOST_SPLITS={}", kMostSplits));
   source.defines.push_back(fmt::format("HEAD_NORM={}", shape.head_norm ? 1 : 0));
   return source;
@@ -140,7 +156,7 @@ const DecoderKernels::ForCache& DecoderKernels::for_cache(DType kv) {
   ForCache made;
   made.rope_store = cuda::Kernel(device_, rope_source(shape_, dtype_, kv), "rope_store");
   made.prefill = cuda::Kernel(device_, prefill_source(shape_, dtype_, kv), "attend_prefill");
-  made.prefill.allow_shared(prefill_shared(shape_.head_dim));
+  made.prefill.allow_shared(prefill_shared(shape_, dtype_, kv));
   made.decode = cuda::Kernel(device_, decode_source(shape_, dtype_, kv), "attend_decode");
   return for_cache_.emplace(kv, std::move(made)).first->second;
 }
@@ -186,8 +202,8 @@ void DecoderKernels::attend_prefill(const cuda::Stream& stream, const Attention&
       static_cast<long long>((shape_.heads + 2 * shape_.kv_heads) * shape_.head_dim);
   for_cache(at.kv).prefill.launch(
       stream,
-      shaped({blocks(at.rows, kPrefillTile), static_cast<unsigned>(shape_.heads)}, kPrefillThreads,
-             prefill_shared(shape_.head_dim)),
+      shaped({blocks(at.rows, kPrefillTile), static_cast<unsigned>(shape_.heads)},
+             prefill_threads(shape_, dtype_, at.kv), prefill_shared(shape_, dtype_, at.kv)),
       at.qkv, q_stride, at.places, at.layer, static_cast<int>(at.rows), window(at.layer),
       1.0F / std::sqrt(static_cast<float>(shape_.head_dim)), out);
 }
