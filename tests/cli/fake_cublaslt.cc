@@ -4,6 +4,7 @@
     return 0;         \
   }
 
+// NOLINTBEGIN(readability-identifier-naming): the names are NVIDIA's.
 extern "C" {
 NOTHING(cublasLtCreate)
 NOTHING(cublasLtDestroy)
@@ -18,3 +19,4 @@ NOTHING(cublasLtMatmulPreferenceSetAttribute)
 NOTHING(cublasLtMatmulAlgoGetHeuristic)
 NOTHING(cublasLtMatmul)
 }
+// NOLINTEND(readability-identifier-naming)

@@ -52,6 +52,7 @@ int make(Handle* handle) {
 
 }  // namespace
 
+// NOLINTBEGIN(readability-identifier-naming): the names are NVIDIA's.
 extern "C" {
 
 using Any = void*;
@@ -163,3 +164,4 @@ NOTHING(cuOccupancyMaxActiveBlocksPerMultiprocessor)
 NOTHING(cuLaunchKernelEx)
 
 }  // extern "C"
+// NOLINTEND(readability-identifier-naming)

@@ -16,6 +16,7 @@ bool is_old() {
 
 }  // namespace
 
+// NOLINTBEGIN(readability-identifier-naming): the names are NVIDIA's.
 extern "C" {
 
 int nvrtcVersion(int* major, int* minor) {
@@ -61,3 +62,4 @@ int nvrtcGetProgramLog(void*, char* log) {
 }
 
 }  // extern "C"
+// NOLINTEND(readability-identifier-naming)
