@@ -9,7 +9,7 @@ namespace rarefy::cuda {
 
 struct Timing {
   double median_us = 0;  ///< Of one call.
-  double least_us = 0;
+  double least_us = 0, most_us = 0;
   double noise = 0;  ///< Relative standard error of the median.
   int replays = 0;   ///< That were timed.
 };

@@ -1,6 +1,7 @@
 // The composed family: packing on any machine, every kind of kernel against the reference on a GPU.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <filesystem>
@@ -21,18 +22,29 @@ namespace {
 /// Adds up what the arrays hold, row by row.
 std::vector<float> unpack(const ComposedArrays& arrays, const PackSpec& spec, std::int64_t rows,
                           std::int64_t cols) {
-  std::map<std::uint32_t, std::uint32_t> row_of_slot;
+  std::map<std::uint32_t, std::uint32_t> row_of_piece;
   for (std::size_t i = 0; i < arrays.rows.size(); ++i) {
-    for (std::uint32_t slot = arrays.slots[i]; slot < arrays.slots[i + 1]; ++slot)
-      row_of_slot[slot] = arrays.rows[i];
+    for (std::uint32_t piece = arrays.first[i]; piece < arrays.first[i + 1]; ++piece) {
+      row_of_piece[piece] = arrays.rows[i];
+      EXPECT_EQ(arrays.row_of_piece[piece], i);
+    }
   }
   std::vector<float> dense(static_cast<std::size_t>(rows * cols));
   const auto* values = reinterpret_cast<const float*>(arrays.values.data());
   const auto vec = static_cast<std::size_t>(spec.vec);
   for (std::size_t item = 0; item < arrays.target.size(); ++item) {
     const std::uint32_t to = arrays.target[item];
-    const std::uint32_t row = to >> 31 != 0 ? row_of_slot.at(to & 0x7FFFFFFF) : to;
-    for (std::size_t v = arrays.begin[item]; v < arrays.begin[item + 1]; ++v) {
+    const std::uint32_t owner = to & 0x1FFFFFFF;
+    const std::uint32_t row = to >> 31 != 0 ? row_of_piece.at(owner) : owner;
+    const std::size_t together = std::size_t{1} << (to >> 29 & 3);
+    EXPECT_EQ(arrays.target[item / together * together], to) << "neighbours share a warp";
+    std::vector<std::size_t> vectors;
+    if (static_cast<std::int64_t>(item) < arrays.heads) {
+      for (std::int64_t i = 0; i < spec.head; ++i)
+        vectors.push_back(item * static_cast<std::size_t>(spec.head) + static_cast<std::size_t>(i));
+    }
+    for (std::size_t v = arrays.begin[item]; v < arrays.begin[item + 1]; ++v) vectors.push_back(v);
+    for (const std::size_t v : vectors) {
       std::uint32_t column = 0;
       for (std::size_t i = 0; i < vec; ++i) {
         if (spec.index_bits == 6) {
@@ -65,14 +77,17 @@ TEST(PackComposed, HoldsEveryNonzeroOnceInWholeVectors) {
     w.source->read_rows(0, 37, expected.data());
     for (const PackSpec& spec :
          {PackSpec{4, 16, false, 16}, PackSpec{4, 16, true, 64}, PackSpec{8, 16, false, 1000},
-          PackSpec{8, 6, false, 16}, PackSpec{8, 6, true, 1000}}) {
+          PackSpec{8, 6, false, 16}, PackSpec{8, 6, true, 1000}, PackSpec{4, 16, false, 64, 1, 2},
+          PackSpec{8, 6, false, 1000, 1, 1}, PackSpec{4, 16, false, 16, 4, 1},
+          PackSpec{8, 16, false, 40, 8, 2}, PackSpec{8, 6, true, 24, 2}}) {
       const ComposedArrays arrays = pack_composed(csr, spec);
-      for (std::size_t i = 1; i + 1 < arrays.begin.size(); ++i) {
+      for (std::size_t i = 1; i + 1 < arrays.begin.size() && spec.head == 0 && spec.neighbours == 1;
+           ++i) {
         EXPECT_LE(arrays.begin[i + 1] - arrays.begin[i], arrays.begin[i] - arrays.begin[i - 1])
             << "items fall in length";
       }
       EXPECT_EQ(unpack(arrays, spec, 37, 301), expected)
-          << testing::to_string(pattern) << " " << spec.index_bits << " " << spec.longest_piece;
+          << testing::to_string(pattern) << " " << spec.index_bits << " " << spec.longest_item;
     }
   }
 }
@@ -121,14 +136,31 @@ class ComposedOnDevice : public ::testing::Test {
     const std::vector<Candidate> candidates =
         composed_family().candidates(problem, weight.pattern, stream.device().facts());
     ASSERT_FALSE(candidates.empty());
+    compile_ahead(candidates, step);
     for (std::size_t i = 0; i < candidates.size(); i += step) {
-      const std::unique_ptr<Operator> op = candidates[i].build(weight.weight(), stream);
-      const std::vector<float> result = run.device(*op, stream);
-      run.expect_close(result, candidates[i].name);
+      check_one(candidates[i], weight, run, stream);
       if (HasFatalFailure()) return;
-      const std::vector<float> again = run.device(*op->copy(stream), stream);
-      ASSERT_EQ(std::memcmp(again.data(), result.data(), result.size() * sizeof(float)), 0)
-          << candidates[i].name << " gives other bits the second time";
+      if (!candidates[i].refine || i % (3 * step) != 0) continue;
+      for (const Candidate& variation : candidates[i].refine()) {
+        check_one(variation, weight, run, stream);
+        if (HasFatalFailure()) return;
+      }
+    }
+  }
+
+  static void check_one(const Candidate& candidate, const TestWeight& weight, const Case& run,
+                        const cuda::Stream& stream) {
+    const std::unique_ptr<Operator> op = candidate.build(weight.weight(), stream);
+    const std::vector<float> result = run.device(*op, stream);
+    run.expect_close(result, candidate.name);
+    // The same operator again: scratch must be as it was found.
+    const std::vector<float> again = run.device(*op, stream);
+    run.expect_close(again, candidate.name + " again");
+    if (candidate.name.find("anyorder") != std::string::npos) return;
+    const std::vector<float> copied = run.device(*op->copy(stream), stream);
+    for (const std::vector<float>& other : {again, copied}) {
+      ASSERT_EQ(std::memcmp(other.data(), result.data(), result.size() * sizeof(float)), 0)
+          << candidate.name << " gives other bits the second time";
     }
   }
 };
@@ -148,14 +180,48 @@ TEST_F(ComposedOnDevice, EveryNumberOfTokensInBothLayouts) {
   const TestWeight weight({300, 1000, Pattern::kUniform, 0.05}, DType::kF16);
   for (const std::int64_t n : {1, 2, 5, 8, 16, 17, 33, 64, 100}) {
     for (const Layout layout : {Layout::kTokenMajor, Layout::kFeatureMajor})
-      check(weight, {.n = n, .layout = layout}, 5);
+      check(weight, {.n = n, .layout = layout}, 13);
   }
 }
 
 TEST_F(ComposedOnDevice, EveryConfigurationOfOneProblem) {
   const TestWeight weight({700, 2000, Pattern::kUniform, 0.2}, DType::kF16);
   check(weight, {.n = 1}, 1);
-  check(weight, {.n = 8, .layout = Layout::kFeatureMajor}, 1);
+  check(weight, {.n = 8, .layout = Layout::kFeatureMajor}, 3);
+}
+
+TEST_F(ComposedOnDevice, ManyThreadsShareTheRowsOfASmallWeight) {
+  const TestWeight weight({7, 30000, Pattern::kUniform, 0.4}, DType::kF16);
+  const std::vector<Candidate> found = composed_family().candidates(
+      {.m = 7, .k = 30000, .n = 1}, weight.pattern, cuda::Device::get().facts());
+  EXPECT_TRUE(std::any_of(found.begin(), found.end(), [](const Candidate& c) {
+    return c.name.find(".g1024.") != std::string::npos;
+  }));
+  check(weight, {.n = 1}, 1);
+  check(weight, {.n = 2}, 3);
+}
+
+TEST_F(ComposedOnDevice, PiecesInAnyOrderWhereThatIsAllowed) {
+  const TestWeight weight({500, 3000, Pattern::kOneFullRow, 0.02}, DType::kF32);
+  const Problem problem{
+      .n = 5, .activations = DType::kF32, .output = DType::kF32, .any_order = true};
+  const std::vector<Candidate> found =
+      composed_family().candidates({.m = 500, .k = 3000, .n = 5, .any_order = true}, weight.pattern,
+                                   cuda::Device::get().facts());
+  EXPECT_TRUE(std::any_of(found.begin(), found.end(), [](const Candidate& c) {
+    return c.name.find(".anyorder") != std::string::npos;
+  }));
+  check(weight, problem, 1);
+}
+
+TEST_F(ComposedOnDevice, RowsThatAreAlikeNeedNoList) {
+  const TestWeight weight({333, 203, Pattern::kFull, 1}, DType::kF16);
+  const std::vector<Candidate> found = composed_family().candidates(
+      {.m = 333, .k = 203, .n = 1}, weight.pattern, cuda::Device::get().facts());
+  EXPECT_TRUE(std::any_of(found.begin(), found.end(),
+                          [](const Candidate& c) { return c.name.ends_with(".alike"); }));
+  check(weight, {.n = 1}, 2);
+  check(weight, {.n = 8}, 3);
 }
 
 TEST_F(ComposedOnDevice, MixedDtypesAndEpilogues) {

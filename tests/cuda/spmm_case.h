@@ -13,6 +13,7 @@
 #include "formats/csr.h"
 #include "formats/test_weights.h"
 #include "ops/spmm/cuda/device_spmm.h"
+#include "rarefy/threads.h"
 
 namespace rarefy::gpu {
 
@@ -38,6 +39,18 @@ struct TestWeight {
   PatternStats pattern;
   MatrixPtr csr;
 };
+
+/// Compiles every `step`th candidate's kernel on all cores, so that building them finds it.
+inline void compile_ahead(const std::vector<Candidate>& candidates, std::size_t step) {
+  const cuda::Arch arch = cuda::Device::get().facts().arch();
+  const auto count = static_cast<std::int64_t>((candidates.size() + step - 1) / step);
+  default_pool().parallel_dynamic(count, 1, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t i = begin; i < end; ++i) {
+      const cuda::Source& source = candidates[static_cast<std::size_t>(i) * step].source;
+      if (!source.text.empty()) (void)cuda::compile(source, arch);
+    }
+  });
+}
 
 struct Epilogue {
   Activation activation = Activation::kNone;

@@ -32,6 +32,9 @@ struct Problem {
   Layout layout = Layout::kTokenMajor;
   Activation activation = Activation::kNone;
   bool bias = false, residual = false;
+  /// Sums may be added in any order, by atomics: a little faster where rows are cut into pieces,
+  /// and other bits every time. Else a plan gives the same bits every time.
+  bool any_order = false;
 };
 
 /// Device addresses of one run. Strides count elements and lie between the rows of the layout:
@@ -48,7 +51,8 @@ struct Operands {
 };
 
 /// A weight packed for one kernel configuration on one device. Immutable but for its scratch
-/// memory: one stream at a time runs it. Deterministic: the same bits every time.
+/// memory: one stream at a time runs it. Deterministic, the same bits every time, unless the
+/// problem allows any order.
 class Operator {
  public:
   virtual ~Operator() = default;
@@ -80,6 +84,9 @@ struct Candidate {
   bool always = false;     ///< Measured whatever its estimate: dense, which no choice may lose to.
   cuda::Source source;     ///< Compiled ahead of `build`, by many threads; may be empty.
   std::function<std::unique_ptr<Operator>(const Weight& weight, const cuda::Stream& stream)> build;
+  /// Variations that are compiled and measured only if this is the fastest; their names begin with
+  /// this one's. May be empty.
+  std::function<std::vector<Candidate>()> refine;
 };
 
 class Family {

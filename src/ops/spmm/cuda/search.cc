@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <limits>
+#include <optional>
 #include <random>
 
 #include "base/cache_folder.h"
@@ -55,6 +56,7 @@ Json key_of(const Problem& problem, const PatternStats& pattern, const cuda::Dev
           {"output", to_string(problem.output)},
           {"layout", problem.layout == Layout::kTokenMajor ? "tokens" : "features"},
           {"epilogue", {static_cast<int>(problem.activation), problem.bias, problem.residual}},
+          {"any_order", problem.any_order},
           {"pattern", pattern.fingerprint()}};
 }
 
@@ -118,6 +120,19 @@ std::vector<std::string> compile_all(std::span<const Candidate> candidates, std:
                           }
                         });
   return complaints;
+}
+
+/// The candidate of this name, among them or a variation of one of them.
+std::optional<Candidate> find_candidate(std::span<const Candidate> candidates,
+                                        const std::string& name) {
+  for (const Candidate& c : candidates) {
+    if (c.name == name) return c;
+    if (!c.refine || !name.starts_with(c.name)) continue;
+    for (Candidate& variation : c.refine()) {
+      if (variation.name == name) return std::move(variation);
+    }
+  }
+  return std::nullopt;
 }
 
 /// Place of the kernel that is taken: the fastest, or, of those within `factor` of it, the fastest
@@ -185,7 +200,7 @@ Measurement measure(const Operator& op, const Problem& problem, const cuda::Stre
         one.enqueue(stream, operands);
       },
       {.copies = count, .budget_us = budget_us});
-  return {timing.median_us, timing.noise};
+  return {timing.median_us, timing.noise, timing.least_us, timing.most_us};
 }
 
 Choice choose(const Weight& weight, const Problem& problem, const cuda::Stream& stream,
@@ -201,17 +216,16 @@ Choice choose(const Weight& weight, const Problem& problem, const cuda::Stream& 
 
   Choice choice;
   if (const std::optional<Tried> known = cache.find()) {
-    for (const Candidate& c : candidates) {
-      if (c.name != known->name) continue;
+    if (const std::optional<Candidate> c = find_candidate(candidates, known->name)) {
       try {
-        choice.op = c.build(weight, stream);
-        choice.name = c.name;
+        choice.op = c->build(weight, stream);
+        choice.name = c->name;
         choice.time_us = known->measured_us;
         choice.tried = {*known};
         choice.from_cache = true;
         return choice;
       } catch (const Error&) {
-        break;  // Another machine's luck: searched again.
+        choice = {};  // Another machine's luck: searched again.
       }
     }
   }
@@ -227,44 +241,56 @@ Choice choose(const Weight& weight, const Problem& problem, const cuda::Stream& 
       compile_all(candidates, count, device.facts().arch(), pool);
   const auto start = std::chrono::steady_clock::now();
   ErrorKind refusal = ErrorKind::kUnsupported;  // Memory can be freed: worth telling apart.
-  for (std::size_t i = 0; i < candidates.size(); ++i) {
-    const Candidate& c = candidates[i];
+  const auto try_out = [&](const Candidate& c) {
     Tried tried{.name = c.name, .estimate_us = c.estimate_us};
-    const std::chrono::duration<double> spent = std::chrono::steady_clock::now() - start;
-    if (i >= count) {
-      tried.reason = "not measured: estimate";
-    } else if (!complaints[i].empty()) {
-      tried.reason = complaints[i];
-    } else if (choice.op != nullptr && !c.always && spent.count() > options.time_budget_s) {
-      tried.reason = "not measured: the time budget is spent";
-    } else {
-      try {
-        std::unique_ptr<Operator> op = c.build(weight, stream);
-        const Measurement m = measure(*op, problem, stream);
-        tried.measured_us = m.us;
-        tried.noise = m.noise;
-        tried.bytes = op->bytes();
-        if (choice.op == nullptr || m.us < choice.time_us) {
-          choice.op = std::move(op);
-          choice.name = c.name;
-          choice.time_us = m.us;
-        }
-      } catch (const Error& error) {
-        if (error.kind() == ErrorKind::kInternal) throw;  // The device is in an unknown state.
-        if (error.kind() == ErrorKind::kOutOfMemory) refusal = error.kind();
-        tried.reason = error.what();
+    try {
+      std::unique_ptr<Operator> op = c.build(weight, stream);
+      const Measurement m = measure(*op, problem, stream);
+      tried.measured_us = m.us;
+      tried.noise = m.noise;
+      tried.least_us = m.least_us;
+      tried.most_us = m.most_us;
+      tried.bytes = op->bytes();
+      if (options.inspect) options.inspect(c.name, *op);
+      if (choice.op == nullptr || m.us < choice.time_us) {
+        choice.op = std::move(op);
+        choice.name = c.name;
+        choice.time_us = m.us;
       }
+    } catch (const Error& error) {
+      if (error.kind() == ErrorKind::kInternal) throw;  // The device is in an unknown state.
+      if (error.kind() == ErrorKind::kOutOfMemory) refusal = error.kind();
+      tried.reason = error.what();
     }
     choice.tried.push_back(std::move(tried));
+  };
+  for (std::size_t i = 0; i < candidates.size(); ++i) {
+    const Candidate& c = candidates[i];
+    const std::chrono::duration<double> spent = std::chrono::steady_clock::now() - start;
+    std::string reason;
+    if (i >= count) {
+      reason = "not measured: estimate";
+    } else if (!complaints[i].empty()) {
+      reason = complaints[i];
+    } else if (choice.op != nullptr && !c.always && spent.count() > options.time_budget_s) {
+      reason = "not measured: the time budget is spent";
+    }
+    if (reason.empty()) {
+      try_out(c);
+    } else {
+      choice.tried.push_back({.name = c.name, .estimate_us = c.estimate_us, .reason = reason});
+    }
+  }
+  if (const std::optional<Candidate> c = find_candidate(candidates, choice.name); c && c->refine) {
+    for (const Candidate& variation : c->refine()) try_out(variation);
   }
   if (choice.op == nullptr)
     fail(refusal, "GPU: no kernel for a {}x{} weight of {} and {} columns: {}", problem.m,
          problem.k, to_string(problem.weight), problem.n,
          choice.tried.empty() ? "no family supports it" : choice.tried.front().reason);
-  const std::size_t kept = smallest_of_the_fast(choice, options.given_for_bytes);
-  const Tried chosen = choice.tried[kept];
+  const Tried chosen = choice.tried[smallest_of_the_fast(choice, options.given_for_bytes)];
   if (chosen.name != choice.name) {
-    choice.op = candidates[kept].build(weight, stream);
+    choice.op = find_candidate(candidates, chosen.name)->build(weight, stream);
     choice.name = chosen.name;
     choice.time_us = chosen.measured_us;
   }

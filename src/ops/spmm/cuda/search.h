@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -14,12 +15,14 @@
 namespace rarefy::gpu {
 
 struct SearchOptions {
-  int measure_best = 16;       ///< Candidates that are compiled and measured.
+  int measure_best = 24;       ///< Candidates that are compiled and measured.
   double time_budget_s = 2.0;  ///< Measuring stops after this long.
   std::string only;            ///< Candidates whose name starts with this; empty: all.
   double given_for_bytes = 1;  ///< Of the kernels within this factor of the fastest, the smallest
                                ///< is taken.
   bool use_cache = true;       ///< Takes and keeps choices in the cache folder.
+  /// Called with each kernel that was measured: to check its answer.
+  std::function<void(const std::string& name, const Operator& op)> inspect;
 };
 
 /// A candidate and what became of it.
@@ -27,6 +30,7 @@ struct Tried {
   std::string name;
   double estimate_us = 0;
   double measured_us = 0;  ///< 0: not measured.
+  double least_us = 0, most_us = 0;
   double noise = 0;
   std::size_t bytes = 0;
   std::string reason;  ///< Why it was not measured.
@@ -53,6 +57,7 @@ std::vector<Candidate> enumerate(const Problem& problem, const PatternStats& pat
 /// Time of one run by graph replays, through copies of the weight that exceed the caches.
 struct Measurement {
   double us = 0, noise = 0;
+  double least_us = 0, most_us = 0;
 };
 Measurement measure(const Operator& op, const Problem& problem, const cuda::Stream& stream,
                     double budget_us = 30e3);

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 
 #include "cuda/device_text.h"
 #include "ops/spmm/cuda/epilogue.h"
@@ -18,9 +19,10 @@ constexpr int kLeastRegisters = 32;
 }  // namespace
 
 std::string ComposedConfig::name() const {
-  return fmt::format("composed.{}{}.g{}.v{}.u{}.n{}x{}.t{}x{}.{}", delta() ? "delta" : "csr",
+  return fmt::format("composed.{}{}.g{}.v{}.u{}.n{}x{}.t{}x{}.{}{}{}", delta() ? "delta" : "csr",
                      index_bits, group, vec, unroll, n_tile, n_lanes, threads, blocks,
-                     staged ? "staged" : "cached");
+                     staged ? "staged" : "cached", any_order ? ".anyorder" : "",
+                     baked ? (item_vectors > 0 ? ".alike" : ".baked") : "");
 }
 
 DType ComposedConfig::staged_type(const Problem& problem) const {
@@ -49,6 +51,10 @@ cuda::Source ComposedConfig::source(const Problem& problem) const {
   define("BLOCKS", blocks);
   define("STAGED", staged);
   define("SWIZZLED", swizzled(problem));
+  define("ANY_ORDER", any_order);
+  define("BAKED_K", baked ? problem.k : 0);
+  define("BAKED_ITEMS", baked && whole_rows ? problem.m : 0);
+  define("ITEM_VECTORS", item_vectors);
   return source;
 }
 
@@ -105,21 +111,34 @@ Support ComposedConfig::legal(const Problem& problem, const cuda::DeviceFacts& d
 
 RowStats row_stats(const PatternStats& pattern) {
   RowStats stats;
-  for (std::int32_t n : pattern.row_nnz) stats.longest = std::max<std::int64_t>(stats.longest, n);
+  if (!pattern.row_nnz.empty()) stats.shortest = pattern.row_nnz.front();
+  for (std::int32_t n : pattern.row_nnz) {
+    stats.shortest = std::min<std::int64_t>(stats.shortest, n);
+    stats.longest = std::max<std::int64_t>(stats.longest, n);
+  }
   stats.mean =
       pattern.rows > 0 ? static_cast<double>(pattern.nnz) / static_cast<double>(pattern.rows) : 0.0;
   return stats;
 }
 
-std::int64_t longest_piece(const ComposedConfig& config, const RowStats& rows) {
-  // Three times the mean leaves uniform patterns in one piece, and a piece is at least a few steps
-  // of its group.
-  constexpr double kTimesMean = 3;
-  constexpr int kLeastSteps = 4;
-  const auto step = static_cast<std::int64_t>(config.group * config.vec);
-  const auto wanted = static_cast<std::int64_t>(kTimesMean * rows.mean) + 1;
-  const std::int64_t piece = std::max(wanted, step * kLeastSteps);
-  return (piece + step - 1) / step * step;
+std::int64_t longest_item(const ComposedConfig& config, const RowStats& rows) {
+  // Whole batches, and so many deviations that few rows of a uniform pattern are longer.
+  constexpr double kDeviations = 3.5;
+  const auto batch = static_cast<std::int64_t>(config.group * config.vec * config.unroll);
+  const auto wanted = static_cast<std::int64_t>(rows.mean + kDeviations * std::sqrt(rows.mean)) + 1;
+  return (wanted + batch - 1) / batch * batch;
+}
+
+int neighbours(const ComposedConfig& config) {
+  constexpr int kMost = 8;
+  return std::clamp(32 / (config.group * config.n_lanes), 1, kMost);
+}
+
+int alike_vectors(const ComposedConfig& config, const RowStats& rows) {
+  if (config.delta() || rows.longest > longest_item(config, rows)) return 0;
+  const std::int64_t most = (rows.longest + config.vec - 1) / config.vec;
+  const std::int64_t least = (rows.shortest + config.vec - 1) / config.vec;
+  return most == least ? static_cast<int>(most) : 0;
 }
 
 }  // namespace rarefy::gpu

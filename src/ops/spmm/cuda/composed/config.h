@@ -10,15 +10,19 @@
 namespace rarefy::gpu {
 
 struct ComposedConfig {
-  int index_bits = 16;  ///< Of a column: 16 or 32; 6 for delta (columns.cuh).
-  int vec = 4;          ///< Nonzeros that a thread loads at once.
-  int unroll = 1;       ///< Such loads in flight.
-  int group = 8;        ///< Threads that share the nonzeros of a row.
-  int n_tile = 1;       ///< Columns of B that a block works on.
-  int n_lanes = 1;      ///< Threads that share these columns.
-  int threads = 512;    ///< Of a block.
-  int blocks = 1;       ///< Of a multiprocessor, at the same time.
-  bool staged = true;   ///< B in shared memory; else gathered through the caches.
+  int index_bits = 16;      ///< Of a column: 16 or 32; 6 for delta (columns.cuh).
+  int vec = 4;              ///< Nonzeros that a thread loads at once.
+  int unroll = 1;           ///< Such loads in flight.
+  int group = 8;            ///< Threads that share the nonzeros of a row.
+  int n_tile = 1;           ///< Columns of B that a block works on.
+  int n_lanes = 1;          ///< Threads that share these columns.
+  int threads = 512;        ///< Of a block.
+  int blocks = 1;           ///< Of a multiprocessor, at the same time.
+  bool staged = true;       ///< B in shared memory; else gathered through the caches.
+  bool any_order = false;   ///< Pieces of rows are added atomically: other bits every time.
+  bool baked = false;       ///< K is a constant of the kernel, and of the weight:
+  bool whole_rows = false;  ///< that items are rows, so that their number is one, too,
+  int item_vectors = 0;     ///< and this, where all items have as many vectors; else 0.
 
   bool operator==(const ComposedConfig&) const = default;
 
@@ -45,14 +49,20 @@ struct ComposedConfig {
 
 /// How rows become items: what packing needs to know of a configuration.
 struct RowStats {
-  double mean = 0;           ///< Nonzeros of a row.
-  std::int64_t longest = 0;  ///< Of all rows.
+  double mean = 0;                         ///< Nonzeros of a row.
+  std::int64_t shortest = 0, longest = 0;  ///< Of all rows.
 };
 RowStats row_stats(const PatternStats& pattern);
 
-/// Rows of more nonzeros than this are cut into pieces: a row that takes several times as long as
-/// the others would keep one group busy when all are done.
-std::int64_t longest_piece(const ComposedConfig& config, const RowStats& rows);
+/// Rows of more nonzeros than this are shared by several groups, or cut into pieces: a row that
+/// takes several times as long as the others would keep one group busy when all are done.
+std::int64_t longest_item(const ComposedConfig& config, const RowStats& rows);
+
+/// Groups of a warp, which can share a row: 1, 2, 4 or 8.
+int neighbours(const ComposedConfig& config);
+
+/// The vectors of every item, where all have as many and none is cut; else 0.
+int alike_vectors(const ComposedConfig& config, const RowStats& rows);
 
 /// Estimated time of one run, from counted bytes, issue slots, shared-memory cycles and latencies.
 double estimate_us(const ComposedConfig& config, const Problem& problem, const RowStats& rows,

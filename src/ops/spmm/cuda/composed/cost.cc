@@ -78,7 +78,8 @@ double estimate_us(const ComposedConfig& config, const Problem& problem, const R
       sms / hz;
 
   const double chain = kCacheClocks + std::ceil(steps / config.unroll) * kMemoryClocks +
-                       (config.staged ? 0 : kCacheClocks) + 40 * shuffles / 2 + 100;
+                       (config.staged ? 0 : kCacheClocks) + 40 * shuffles / 2 +
+                       (config.group * config.n_lanes > 32 ? 150 : 0) + 100;
   const double chain_us = rounds * chain / hz;
 
   // Staging: the blocks of a multiprocessor read B at once, and nothing runs meanwhile.

@@ -1,7 +1,7 @@
 // The composed format back as dense rows, for products of many tokens.
 //
-// A block assembles a row, WINDOW columns at a time, in shared memory and stores it as a whole.
-// Rows that were cut into pieces are cleared by `expand_clear`; their pieces then store each
+// A block assembles a row, WINDOW columns at a time, in shared memory and stores it as a whole: that
+// of one item, or of neighbours that share it. Rows that were cut into pieces are cleared by `expand_clear`; their pieces then store each
 // nonzero where it belongs. What a vector is padded with is zero, and stores nothing.
 //
 // Constants: VALUE, INDEX, DELTA, VEC, SWIZZLED as in composed.cu; WINDOW.
@@ -33,7 +33,9 @@ using Bits = BitsOf<sizeof(Value)>::Type;
 
 constexpr int kThreads = THREADS;
 constexpr int kOfPiece = 16 / sizeof(Bits);  // Values of 16 bytes.
-constexpr u32 kPartial = 0x80000000u;
+constexpr u32 kPiece = 0x80000000u;  // As in composed.cu.
+constexpr int kJoinShift = 29;
+constexpr u32 kTarget = (1u << kJoinShift) - 1;
 
 /// Calls `put(column, bits)` for what this block's threads find in the vectors [first, last).
 template <class Put>
@@ -52,25 +54,38 @@ __device__ __forceinline__ void each_nonzero(const Columns* columns, const Pack<
   }
 }
 
-/// Block i: item i. A row goes to `dense`; a piece of a row is left to expand_pieces.
+/// The same for an item, and its head where it has one.
+template <class Put>
+__device__ __forceinline__ void each_of_item(const u32* begin, const Columns* columns,
+                                             const Pack<Value, VEC>* values, u32 item, int heads,
+                                             int head, const Put& put) {
+  if (item < heads) each_nonzero(columns, values, item * head, (item + 1) * head, put);
+  each_nonzero(columns, values, begin[item], begin[item + 1], put);
+}
+
+/// Block i: item i, and its neighbours where they share a row. A row goes to `dense`; a piece of a
+/// row is left to expand_pieces.
 extern "C" __global__ void __launch_bounds__(kThreads)
     expand_rows(const u32* begin, const u32* target, const Columns* columns,
-                const Pack<Value, VEC>* values, Bits* dense, int k) {
+                const Pack<Value, VEC>* values, int heads, int head, Bits* dense, int k) {
   __shared__ alignas(16) Bits row[WINDOW];
   const u32 goal = target[blockIdx.x];
-  if (goal & kPartial) return;
-  const u32 first = begin[blockIdx.x], last = begin[blockIdx.x + 1];
-  Bits* const out = dense + static_cast<i64>(goal) * k;
+  if (goal & kPiece) return;
+  const u32 together = 1u << (goal >> kJoinShift & 3u);
+  if (blockIdx.x % together != 0) return;
+  Bits* const out = dense + static_cast<i64>(goal & kTarget) * k;
   for (int from = 0; from < k; from += WINDOW) {
     const int count = min(WINDOW, k - from);
     const int pieces = (count + kOfPiece - 1) / kOfPiece;
     for (int i = threadIdx.x; i < pieces; i += kThreads)
       reinterpret_cast<uint4*>(row)[i] = make_uint4(0, 0, 0, 0);
     __syncthreads();
-    each_nonzero(columns, values, first, last, [&](u32 column, Bits bits) {
-      const int at = static_cast<int>(column) - from;
-      if (at >= 0 && at < count) row[at] = bits;
-    });
+    for (u32 i = 0; i < together; ++i) {
+      each_of_item(begin, columns, values, blockIdx.x + i, heads, head, [&](u32 column, Bits bits) {
+        const int at = static_cast<int>(column) - from;
+        if (at >= 0 && at < count) row[at] = bits;
+      });
+    }
     __syncthreads();
     if (k % kOfPiece == 0) {
       for (int i = threadIdx.x; i < pieces; i += kThreads)
@@ -89,24 +104,14 @@ extern "C" __global__ void __launch_bounds__(kThreads)
   for (int i = threadIdx.x; i < k; i += kThreads) out[i] = 0;
 }
 
-/// Block i: item i where that is a piece. slots[r] … slots[r + 1]: of the r-th of `cut` rows.
+/// Block i: item i where that is a piece.
 extern "C" __global__ void __launch_bounds__(kThreads)
     expand_pieces(const u32* begin, const u32* target, const Columns* columns,
-                  const Pack<Value, VEC>* values, const u32* rows, const u32* slots, int cut,
-                  Bits* dense, int k) {
+                  const Pack<Value, VEC>* values, int heads, int head, const u32* rows,
+                  const u32* row_of_piece, Bits* dense, int k) {
   const u32 goal = target[blockIdx.x];
-  if ((goal & kPartial) == 0) return;
-  const u32 slot = goal & ~kPartial;
-  int low = 0, high = cut - 1;  // The last row whose first slot is not past this one.
-  while (low < high) {
-    const int middle = (low + high + 1) / 2;
-    if (slots[middle] <= slot) {
-      low = middle;
-    } else {
-      high = middle - 1;
-    }
-  }
-  Bits* const out = dense + static_cast<i64>(rows[low]) * k;
-  each_nonzero(columns, values, begin[blockIdx.x], begin[blockIdx.x + 1],
+  if ((goal & kPiece) == 0) return;
+  Bits* const out = dense + static_cast<i64>(rows[row_of_piece[goal & kTarget]]) * k;
+  each_of_item(begin, columns, values, blockIdx.x, heads, head,
                [&](u32 column, Bits bits) { out[column] = bits; });
 }

@@ -15,12 +15,17 @@ namespace {
 
 /// Everything of the weight that lies on the device.
 struct ComposedBuffers {
-  cuda::DeviceBuffer begin, target, columns, values, rows, slots;
+  cuda::DeviceBuffer begin, target, columns, values, rows, first, row_of_piece;
 
   [[nodiscard]] std::size_t bytes() const {
     return begin.size() + target.size() + columns.size() + values.size() + rows.size() +
-           slots.size();
+           first.size() + row_of_piece.size();
   }
+};
+
+/// The kernel's argument of that name (pieces.cuh).
+struct Pieces {
+  cuda::abi::CUdeviceptr row_of_piece, rows, first, sums, arrived;
 };
 
 cuda::DeviceBuffer copy_buffer(const cuda::Stream& stream, const cuda::DeviceBuffer& from) {
@@ -39,34 +44,42 @@ class ComposedOperator final : public Operator {
         pack_composed(csr, {.vec = config.vec,
                             .index_bits = config.index_bits,
                             .swizzled = config.swizzled(problem),
-                            .longest_piece = longest_piece(config, row_stats(*weight.pattern))});
+                            .longest_item = longest_item(config, row_stats(*weight.pattern)),
+                            .neighbours = neighbours(config),
+                            .head = config.item_vectors > 0 ? 0 : config.group * config.unroll});
     items_ = arrays.items();
+    heads_ = arrays.heads;
     cut_rows_ = static_cast<std::int64_t>(arrays.rows.size());
-    partial_slots_ = arrays.slots.empty() ? 0 : arrays.slots.back();
+    pieces_ = arrays.first.empty() ? 0 : arrays.first.back();
     buffers_.begin = cuda::upload<std::uint32_t>(stream, arrays.begin);
     buffers_.target = cuda::upload<std::uint32_t>(stream, arrays.target);
     buffers_.columns = cuda::upload<std::byte>(stream, arrays.columns);
     buffers_.values = cuda::upload<std::byte>(stream, arrays.values);
     buffers_.rows = cuda::upload<std::uint32_t>(stream, arrays.rows);
-    buffers_.slots = cuda::upload<std::uint32_t>(stream, arrays.slots);
+    buffers_.first = cuda::upload<std::uint32_t>(stream, arrays.first);
+    buffers_.row_of_piece = cuda::upload<std::uint32_t>(stream, arrays.row_of_piece);
     stream.synchronize();  // The arrays go away.
     const cuda::Cubin cubin = cuda::compile(config.source(problem), device_->facts().arch());
     kernel_ = cuda::Kernel(*device_, cubin, "spmm_composed");
     kernel_.allow_shared(config.shared_bytes(problem));
-    if (cut_rows_ > 0) combine_ = cuda::Kernel(*device_, cubin, "spmm_combine");
-    reserve_partials(stream, problem.n);
+    reserve_scratch(stream, problem.n);
   }
 
   void enqueue(const cuda::Stream& stream, const Operands& o) const override {
     const std::int64_t tiles = (o.n + config_.n_tile - 1) / config_.n_tile;
     if (items_ == 0 || tiles == 0) return;
-    if (cut_rows_ > 0) reserve_partials(stream, o.n);
+    reserve_scratch(stream, o.n);
     const std::int64_t groups = config_.threads / (config_.group * config_.n_lanes);
     const std::int64_t resident =
         std::max<std::int64_t>(1, device_->facts().multiprocessors * config_.blocks / tiles);
     const std::int64_t needed = (items_ + groups - 1) / groups;
     // With B in shared memory a block is worth keeping for many rounds.
     const std::int64_t blocks = config_.staged ? std::min(resident, needed) : needed;
+    const Pieces pieces{.row_of_piece = buffers_.row_of_piece.address(),
+                        .rows = buffers_.rows.address(),
+                        .first = buffers_.first.address(),
+                        .sums = sums_.address(),
+                        .arrived = arrived_.address()};
     kernel_.launch(stream,
                    {.grid = {static_cast<unsigned>(blocks), static_cast<unsigned>(tiles)},
                     .threads = static_cast<unsigned>(config_.threads),
@@ -75,20 +88,13 @@ class ComposedOperator final : public Operator {
                    buffers_.begin.address(), buffers_.target.address(), buffers_.columns.address(),
                    buffers_.values.address(), o.b, static_cast<long long>(o.b_stride), o.c,
                    static_cast<long long>(o.c_stride), o.bias, o.residual,
-                   static_cast<long long>(o.residual_stride), partials_.address(),
-                   static_cast<int>(items_), static_cast<int>(problem_.k), static_cast<int>(o.n));
-    if (cut_rows_ == 0) return;
-    constexpr int kMostThreads = 128;
-    combine_.launch(stream,
-                    {.grid = {static_cast<unsigned>(cut_rows_)},
-                     .threads = static_cast<unsigned>(std::min<std::int64_t>(o.n, kMostThreads))},
-                    buffers_.rows.address(), buffers_.slots.address(), partials_.address(),
-                    static_cast<int>(tiles * config_.n_tile), o.c,
-                    static_cast<long long>(o.c_stride), o.bias, o.residual,
-                    static_cast<long long>(o.residual_stride), static_cast<int>(o.n));
+                   static_cast<long long>(o.residual_stride), pieces, static_cast<int>(items_),
+                   static_cast<int>(heads_), static_cast<int>(problem_.k), static_cast<int>(o.n));
   }
 
-  [[nodiscard]] std::size_t bytes() const override { return buffers_.bytes() + partials_.size(); }
+  [[nodiscard]] std::size_t bytes() const override {
+    return buffers_.bytes() + sums_.size() + arrived_.size();
+  }
   [[nodiscard]] std::int64_t tokens_a_pass() const override { return config_.n_tile; }
   [[nodiscard]] bool expands() const override { return true; }
 
@@ -105,14 +111,17 @@ class ComposedOperator final : public Operator {
       return cuda::Launch{.grid = {static_cast<unsigned>(blocks)}, .threads = 256};
     };
     const int k = static_cast<int>(problem_.k);
+    const int heads = static_cast<int>(heads_);
+    const int head = config_.group * config_.unroll;
     expand_rows_.launch(stream, launch(items_), buffers_.begin.address(), buffers_.target.address(),
-                        buffers_.columns.address(), buffers_.values.address(), dense, k);
+                        buffers_.columns.address(), buffers_.values.address(), heads, head, dense,
+                        k);
     if (cut_rows_ == 0) return;
     expand_clear_.launch(stream, launch(cut_rows_), buffers_.rows.address(), dense, k);
     expand_pieces_.launch(stream, launch(items_), buffers_.begin.address(),
                           buffers_.target.address(), buffers_.columns.address(),
-                          buffers_.values.address(), buffers_.rows.address(),
-                          buffers_.slots.address(), static_cast<int>(cut_rows_), dense, k);
+                          buffers_.values.address(), heads, head, buffers_.rows.address(),
+                          buffers_.row_of_piece.address(), dense, k);
   }
 
   [[nodiscard]] std::unique_ptr<Operator> copy(const cuda::Stream& stream) const override {
@@ -125,38 +134,46 @@ class ComposedOperator final : public Operator {
         problem_(from.problem_),
         device_(from.device_),
         kernel_(from.kernel_),
-        combine_(from.combine_),
         expand_rows_(from.expand_rows_),
         expand_clear_(from.expand_clear_),
         expand_pieces_(from.expand_pieces_),
         items_(from.items_),
+        heads_(from.heads_),
         cut_rows_(from.cut_rows_),
-        partial_slots_(from.partial_slots_) {
+        pieces_(from.pieces_) {
     buffers_.begin = copy_buffer(stream, from.buffers_.begin);
     buffers_.target = copy_buffer(stream, from.buffers_.target);
     buffers_.columns = copy_buffer(stream, from.buffers_.columns);
     buffers_.values = copy_buffer(stream, from.buffers_.values);
     buffers_.rows = copy_buffer(stream, from.buffers_.rows);
-    buffers_.slots = copy_buffer(stream, from.buffers_.slots);
-    reserve_partials(stream, problem_.n);
+    buffers_.first = copy_buffer(stream, from.buffers_.first);
+    buffers_.row_of_piece = copy_buffer(stream, from.buffers_.row_of_piece);
+    reserve_scratch(stream, problem_.n);
   }
 
   /// Grows the scratch for n columns; a graph that was recorded before keeps to fewer.
-  void reserve_partials(const cuda::Stream& stream, std::int64_t n) const {
+  void reserve_scratch(const cuda::Stream& stream, std::int64_t n) const {
+    if (cut_rows_ == 0) return;
     const std::int64_t tiles = (n + config_.n_tile - 1) / config_.n_tile;
-    const std::size_t bytes =
-        static_cast<std::size_t>(partial_slots_ * tiles * config_.n_tile) * sizeof(float);
-    if (bytes > partials_.size()) partials_ = cuda::DeviceBuffer(stream, bytes);
+    const std::int64_t sums = (config_.any_order ? cut_rows_ : pieces_) * tiles * config_.n_tile;
+    if (static_cast<std::size_t>(sums) * sizeof(float) <= sums_.size()) return;
+    const auto zeros = [&](std::int64_t count) {
+      cuda::DeviceBuffer buffer(stream, static_cast<std::size_t>(count) * sizeof(float));
+      cuda::fill_bytes(stream, buffer.address(), 0, buffer.size());
+      return buffer;
+    };
+    sums_ = zeros(sums);
+    arrived_ = zeros(cut_rows_ * tiles);
   }
 
   ComposedConfig config_;
   Problem problem_;
   const cuda::Device* device_;
   ComposedBuffers buffers_;
-  mutable cuda::DeviceBuffer partials_;
-  cuda::Kernel kernel_, combine_;
+  mutable cuda::DeviceBuffer sums_, arrived_;  ///< Of pieces; zeros between runs (pieces.cuh).
+  cuda::Kernel kernel_;
   mutable cuda::Kernel expand_rows_, expand_clear_, expand_pieces_;  ///< Once they are needed.
-  std::int64_t items_ = 0, cut_rows_ = 0, partial_slots_ = 0;
+  std::int64_t items_ = 0, heads_ = 0, cut_rows_ = 0, pieces_ = 0;
 };
 
 int power_of_two_at_least(std::int64_t n) {
@@ -169,9 +186,13 @@ int power_of_two_at_least(std::int64_t n) {
 struct BlockShape {
   int threads, blocks;
 };
-constexpr BlockShape kStagedShapes[] = {{1024, 1}, {512, 2}, {1024, 2}};
+/// One block of fewer threads leaves room for the kernel behind to start.
+constexpr BlockShape kStagedShapes[] = {{1024, 1}, {512, 2}, {1024, 2}, {768, 1}, {512, 1}};
 constexpr BlockShape kCachedShapes[] = {{256, 4}};
-constexpr int kGroups[] = {1, 2, 4, 8, 16, 32, 128};
+constexpr int kGroups[] = {1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024};
+/// A group of several warps meets at barriers for every row: it pays where rows are too few to keep
+/// smaller groups busy. But for one size, such groups are tried only there.
+constexpr int kUsualWarpsGroup = 128;
 constexpr int kWidestStaged = 32, kWidestCached = 64;
 /// Tokens that lie apart cost a register pair each when they are gathered from memory.
 constexpr int kWidestApart = 4;
@@ -215,8 +236,12 @@ struct Space {
         // No more threads than vectors, nor rows that take forever.
         if (group > 1 && (group - 1) * vec >= row) continue;
         if (group < 32 && row > group * vec * kMostSteps) continue;
-        if (group * config.n_lanes > 128) continue;
-        const bool full = sums >= kManySums || (vec == 8 && (sums >= 4 || !config.staged));
+        if (group * config.n_lanes > kUsualWarpsGroup || group == 64) {
+          const std::int64_t tiles = (problem.n + config.n_tile - 1) / config.n_tile;
+          const std::int64_t usual = problem.m * tiles * kUsualWarpsGroup;
+          if (usual > std::int64_t{device.multiprocessors} * 1024) continue;
+        }
+        const bool full = sums >= kManySums || (vec == 8 && (sums >= 2 || !config.staged));
         config.vec = vec;
         config.group = group;
         config.unroll = row > group * vec && !full ? 2 : 1;
@@ -282,14 +307,24 @@ class ComposedFamily final : public Family {
                                                   const cuda::DeviceFacts& device) const override {
     const RowStats rows = row_stats(pattern);
     std::vector<Candidate> found;
-    for (const ComposedConfig& config : search_space(problem, rows.mean, device)) {
-      found.push_back(
-          {.name = config.name(),
-           .estimate_us = estimate_us(config, problem, rows, device),
-           .source = config.source(problem),
-           .build = [config, problem](const Weight& weight, const cuda::Stream& stream) {
-             return std::make_unique<ComposedOperator>(config, problem, weight, stream);
-           }});
+    for (ComposedConfig config : search_space(problem, rows.mean, device)) {
+      config.whole_rows = rows.longest <= longest_item(config, rows);
+      config.item_vectors = alike_vectors(config, rows);
+      config.baked = config.item_vectors > 0;
+      const double us = estimate_us(config, problem, rows, device);
+      found.push_back(candidate(config, problem, us));
+      if (!config.baked) {
+        // Constants of the weight are worth a per cent or two: tried for the winner only.
+        ComposedConfig constant = config;
+        constant.baked = true;
+        found.back().refine = [constant, problem, us] {
+          return std::vector<Candidate>{candidate(constant, problem, us)};
+        };
+      }
+      if (problem.any_order && rows.longest > longest_item(config, rows) * neighbours(config)) {
+        config.any_order = true;
+        found.push_back(candidate(config, problem, us));
+      }
     }
     return found;
   }
@@ -305,7 +340,7 @@ class ComposedFamily final : public Family {
           for (std::int64_t k : {std::int64_t{1024}, std::int64_t{100000}}) {
             const Problem problem{
                 .m = 4096, .k = k, .n = n, .weight = dtype, .activations = dtype, .output = dtype};
-            for (const ComposedConfig& config : search_space(problem, mean, hopper)) {
+            for (ComposedConfig config : search_space(problem, mean, hopper)) {
               cuda::Source source = config.source(problem);
               source.name += fmt::format(".{}", to_string(dtype));
               if (seen.insert(source.name).second) sources.push_back(std::move(source));
@@ -321,6 +356,15 @@ class ComposedFamily final : public Family {
   }
 
  private:
+  static Candidate candidate(const ComposedConfig& config, const Problem& problem, double us) {
+    return {.name = config.name(),
+            .estimate_us = us,
+            .source = config.source(problem),
+            .build = [config, problem](const Weight& weight, const cuda::Stream& stream) {
+              return std::make_unique<ComposedOperator>(config, problem, weight, stream);
+            }};
+  }
+
   /// Limits of an H100: with as much shared memory as any.
   static cuda::DeviceFacts large_device() {
     cuda::DeviceFacts facts;

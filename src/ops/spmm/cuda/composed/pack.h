@@ -1,11 +1,15 @@
-// A weight as the composed kernels read it: items in falling order of length, each a run of whole
-// vectors.
+// A weight as the composed kernels read it: items, each a run of whole vectors, in falling order of
+// length (those that share a row with most others first).
 //
-//   begin    items + 1 × u32   item i owns the vectors [begin[i], begin[i + 1])
-//   target   items × u32       the row of C, or with bit 31 set a slot of partial sums
+//   begin    items + 1 × u32   item i owns the vectors [begin[i], begin[i + 1]) and, if it is one
+//   of
+//                              the first `heads`, its first ones from i · head on
+//   target   items × u32       the row of C, or with bit 31 set the piece of a cut row that it is;
+//                              bits 29 and 30: it is one of 1, 2, 4 or 8 neighbours that share that
 //   columns  vectors × VEC × u16 or u32, or a u64 a vector (delta, columns.cuh)
 //   values   vectors × VEC × f32, f16 or bf16
-//   rows     cut rows × u32    and slots (cut rows + 1 × u32): whose sums lie in which slots
+//   rows     cut rows × u32    and first (cut rows + 1 × u32): which pieces are whose; row_of_piece
+//                              says it the other way
 //
 // A run is padded to whole vectors with zeros at the last column it has; a delta run holds zeros
 // where two nonzeros of a vector are more than 63 columns apart, too.
@@ -23,7 +27,9 @@ namespace rarefy::gpu {
 struct ComposedArrays {
   std::vector<std::uint32_t> begin, target;
   std::vector<std::byte> columns, values;
-  std::vector<std::uint32_t> rows, slots;
+  std::vector<std::uint32_t> rows, first, row_of_piece;
+
+  std::int64_t heads = 0;  ///< Items that have as many vectors as a head.
 
   [[nodiscard]] std::int64_t items() const { return static_cast<std::int64_t>(target.size()); }
 };
@@ -31,12 +37,14 @@ struct ComposedArrays {
 /// What packing needs to know.
 struct PackSpec {
   int vec = 4;
-  int index_bits = 16;    ///< 32, 16, or 6: delta.
-  bool swizzled = false;  ///< Columns as ComposedConfig::swizzled says.
-  std::int64_t longest_piece = 0;
+  int index_bits = 16;            ///< 32, 16, or 6: delta.
+  bool swizzled = false;          ///< Columns as ComposedConfig::swizzled says.
+  std::int64_t longest_item = 0;  ///< Nonzeros; longer rows are shared by neighbours,
+  int neighbours = 1;             ///< up to this many (1, 2, 4, 8), or cut into pieces.
+  std::int64_t head = 0;          ///< Vectors of a head; 0: none.
 };
 
-/// `csr` has 32-bit columns. Throws `Error` (kUnsupported) for 2³¹ rows or 2³² vectors.
+/// `csr` has 32-bit columns. Throws `Error` (kUnsupported) for 2²⁹ rows or 2³² vectors.
 ComposedArrays pack_composed(const CsrMatrix& csr, const PackSpec& spec,
                              ThreadPool& pool = default_pool());
 

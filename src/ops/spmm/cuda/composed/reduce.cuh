@@ -1,5 +1,6 @@
 // Third phase: sums of the GROUP threads that share a row, in cascade: registers hold what a thread
-// summed; shuffles add up the threads of a warp; shared memory adds up the warps of a group.
+// summed; shuffles add up the threads of a warp, then groups of it that have parts of one long row;
+// shared memory adds up the warps of a group.
 //
 // Shuffles halve: of COUNT sums a thread gives one half away and keeps the other, so that COUNT
 // sums over S threads cost COUNT - 1 + log2(S / COUNT) shuffles instead of COUNT · log2(S), and end
@@ -44,6 +45,28 @@ __device__ __forceinline__ Owned reduce_warp(float (&sums)[COUNT], int lane) {
   Owned owned{0, COUNT, true};
   add_lanes<COUNT, SPAN / 2, N_LANES>(sums, lane, owned);
   return owned;
+}
+
+/// Adds up the 2^joined neighbouring groups of SPACING threads that share a row; all of the warp call
+/// it. The first of them ends with the sums.
+template <int COUNT, int SPACING>
+__device__ __forceinline__ void join_groups(float (&sums)[COUNT], Owned& owned, int joined,
+                                            int lane) {
+  if constexpr (SPACING < 32) {
+    if (!__any_sync(0xFFFFFFFFu, joined > 0)) return;
+    int level = 0;
+#pragma unroll
+    for (int distance = SPACING; distance < 32; distance *= 2) {
+#pragma unroll
+      for (int j = 0; j < COUNT; ++j) {
+        if (j >= owned.count) break;
+        const float other = __shfl_xor_sync(0xFFFFFFFFu, sums[j], distance);
+        if (level < joined) sums[j] += other;
+      }
+      if (level < joined && (lane & distance) != 0) owned.stores = false;
+      ++level;
+    }
+  }
 }
 
 /// Adds up the WARPS warps of a group through shared memory (THREADS / 32 · 32 floats · COUNT);
