@@ -3,8 +3,13 @@
 namespace rarefy::gpu {
 
 std::span<const Family* const> families() {
-  static const Family* const kFamilies[] = {&decode_family(), &gather_family(), &composed_family(),
-                                            &dense_family()};
+  static const Family* const kFamilies[] = {
+      &decode_family(),
+      &gather_family(),
+      &composed_family(),
+      &sliced_family(),
+      &dense_family(),
+  };
   return kFamilies;
 }
 

@@ -9,5 +9,6 @@ const Family& composed_family();
 const Family& decode_family();
 const Family& dense_family();
 const Family& gather_family();
+const Family& sliced_family();
 
 }  // namespace rarefy::gpu
