@@ -7,7 +7,7 @@ rarefy=${1:-build/release/rarefy}
 XDG_CACHE_HOME=$(mktemp -d "${TMPDIR:-/tmp}/rarefy-bench-XXXXXX")
 export XDG_CACHE_HOME
 trap 'rm -rf "$XDG_CACHE_HOME"' EXIT
-ops() { "$rarefy" bench ops --repetitions 9 --seconds 8 --save "$@"; }
+ops() { "$rarefy" bench ops --device cpu --repetitions 9 --seconds 8 --save "$@"; }
 # Decode, weights from memory: one token.
 ops --shape 4096x14336 --n 1 --dtype bf16 --sparsity 0.2,0.5,0.6,0.7,0.8,0.9,0.95
 ops --shape 4096x14336 --n 1 --dtype fp32 --sparsity 0.8,0.9,0.95

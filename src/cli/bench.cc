@@ -301,13 +301,6 @@ bool runs_on_gpu(const Flags& flags, const Session& session) {
   return device == Device::kCuda || (device == Device::kAuto && cuda_support().ok);
 }
 
-/// "nvidia-h200" of "NVIDIA H200": as tools/gpu.sh calls it.
-std::string folder_name(std::string name) {
-  for (char& c : name)
-    c = c == ' ' ? '-' : static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
-  return name;
-}
-
 /// Keeps the rows beside those of `bench ops`, without the single samples.
 void save_models(const Flags& flags, OrderedJson rows) {
   constexpr std::array kKey{"model_filename", "activations", "kernels",    "n_threads",
@@ -318,7 +311,7 @@ void save_models(const Flags& flags, OrderedJson rows) {
   }
   const std::filesystem::path root = flags.save.empty() ? "bench/results" : flags.save;
   const std::string gpu = rows.empty() ? "" : rows[0]["gpu_info"].get<std::string>();
-  const std::string device = gpu.empty() ? bench::device_name() : folder_name(gpu);
+  const std::string device = gpu.empty() ? bench::device_name() : bench::folder_name(gpu);
   bench::save_rows(root / device / "models.csv", rows, kKey);
 }
 

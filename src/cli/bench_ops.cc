@@ -5,13 +5,16 @@
 #include <charconv>
 #include <cstdio>
 #include <ctime>
+#include <functional>
 
 #include "base/check.h"
+#include "cli/bench_ops_gpu.h"
 #include "cli/bench_ops_rows.h"
 #include "cli/bench_ops_run.h"
 #include "cli/numbers.h"
 #include "cli/terminal.h"
 #include "cli/version.h"
+#include "rarefy/model.h"
 #include "rarefy/threads.h"
 
 namespace rarefy::cli {
@@ -82,9 +85,10 @@ Table table_of(const bench::Result& result) {
 
 /// Prints one problem as it finishes: people watch.
 void print_problem(const bench::Result& result, const bench::Context& context, bool markdown) {
-  const std::string heading = fmt::format(
-      "{} N={} {} {:.1f} % sparse ({}), {} activations, {} threads", context.shape, context.n,
-      context.dtype, 100 * context.sparsity, context.pattern, context.activations, context.threads);
+  const std::string heading =
+      fmt::format("{} N={} {} {:.1f} % sparse ({}), {} activations, {}", context.shape, context.n,
+                  context.dtype, 100 * context.sparsity, context.pattern, context.activations,
+                  context.gpu.empty() ? fmt::format("{} threads", context.threads) : context.gpu);
   const Table table = table_of(result);
   std::printf(markdown ? "### %s\n\n%s\n" : "%s\n%s\n", heading.c_str(),
               (markdown ? table.markdown() : table.text()).c_str());
@@ -116,11 +120,12 @@ std::vector<Case> cases_of(const Flags& flags) {
   return cases;
 }
 
-void run(const Flags& flags, const Session& session) {
-  const DType dtype = parse_compute_dtype(flags.dtype, "--dtype");
+/// Times one problem with the weight of a case, whatever the device.
+using RunProblem = std::function<bench::Result(const bench::BenchWeight& weight, std::int64_t n)>;
+
+RunProblem on_cpu(const Flags& flags, const Session& session, DType dtype, DType activations) {
   bench::RunOptions options;
-  options.activations =
-      flags.activations.empty() ? dtype : parse_compute_dtype(flags.activations, "--activations");
+  options.activations = activations;
   options.precision = flags.precision == "exact" ? Precision::kExact : Precision::kBf16;
   if (flags.precision.empty() && options.activations != DType::kBF16)
     options.precision = dtype == DType::kF32 ? Precision::kExact : Precision::kBf16;
@@ -129,11 +134,39 @@ void run(const Flags& flags, const Session& session) {
   options.rotate = static_cast<std::size_t>(flags.rotate_mb) << 20;
   options.all_kernels = flags.all;
   options.only = flags.only;
+  // It cannot be moved, which make_shared would do.
+  const std::shared_ptr<Planner> planner(new Planner(session.make_planner()));
+  return [=, &session](const bench::BenchWeight& weight, std::int64_t n) mutable {
+    options.n = n;
+    return bench::run_problem(weight, options, *planner, default_pool(), session.progress());
+  };
+}
+
+RunProblem on_gpu(const Flags& flags, const Session& session, DType activations) {
+  constexpr int kAll = 1 << 20;
+  bench::GpuRunOptions options;
+  options.activations = activations;
+  options.seconds = flags.seconds;
+  options.only = flags.only;
+  if (flags.all) options.measure = kAll;
+  auto stream = std::make_shared<cuda::Stream>();
+  return [=, &session](const bench::BenchWeight& weight, std::int64_t n) mutable -> bench::Result {
+    options.n = n;
+    return bench::run_gpu_problem(weight, options, *stream, session.progress());
+  };
+}
+
+void run(const Flags& flags, const Session& session) {
+  const DType dtype = parse_compute_dtype(flags.dtype, "--dtype");
+  const DType activations =
+      flags.activations.empty() ? dtype : parse_compute_dtype(flags.activations, "--activations");
+  const bool on_device = session.device == "cuda" || (session.device == "auto" && cuda_support());
+  const std::string gpu = on_device ? cuda::Device::get().facts().name : "";
+  const RunProblem run_problem = gpu.empty() ? on_cpu(flags, session, dtype, activations)
+                                             : on_gpu(flags, session, activations);
 
   const bool json = session.json || flags.output == "json";
   const bool quiet_table = json || flags.output == "csv";
-  Planner planner = session.make_planner();
-  ThreadPool& pool = default_pool();
   OrderedJson rows = OrderedJson::array();
   for (const Case& c : cases_of(flags)) {
     const bench::BenchWeight weight = bench::make_weight({.m = c.m,
@@ -141,22 +174,20 @@ void run(const Flags& flags, const Session& session) {
                                                           .sparsity = c.sparsity,
                                                           .dtype = dtype,
                                                           .pattern = c.pattern,
-                                                          .seed = flags.seed},
-                                                         pool);
+                                                          .seed = flags.seed});
     for (std::int64_t n : flags.ns) {
-      options.n = n;
-      const bench::Result result =
-          bench::run_problem(weight, options, planner, pool, session.progress());
+      const bench::Result result = run_problem(weight, n);
       // What was asked for names a synthetic problem; a file is named by what it holds.
       const bench::Context context{
           .shape = fmt::format("{}x{}", weight.m, weight.k),
           .n = n,
           .sparsity = is_file(c.pattern) ? weight.sparsity : c.sparsity,
           .dtype = spelled(dtype),
-          .activations = spelled(options.activations),
+          .activations = spelled(activations),
           .pattern =
               is_file(c.pattern) ? std::filesystem::path(c.pattern).filename().string() : c.pattern,
-          .threads = pool.size(),
+          .threads = gpu.empty() ? default_pool().size() : 0,
+          .gpu = gpu,
           .date = today(),
           .commit = commit()};
       for (const bench::Row& row : result.rows) rows.push_back(bench::row_to_json(row, context));
@@ -167,7 +198,8 @@ void run(const Flags& flags, const Session& session) {
   }
   if (flags.save_given) {
     const std::filesystem::path root = flags.save.empty() ? "bench/results" : flags.save;
-    bench::save_rows(root / bench::device_name() / "ops.csv", rows);
+    const std::string device = gpu.empty() ? bench::device_name() : bench::folder_name(gpu);
+    bench::save_rows(root / device / "ops.csv", rows);
   }
   if (json) return print_json(rows);
   if (flags.output == "csv") print_csv(rows);
@@ -178,7 +210,9 @@ void run(const Flags& flags, const Session& session) {
 void add_bench_ops(CLI::App& bench, Session& session) {
   auto flags = std::make_shared<Flags>();
   CLI::App* verb = bench.add_subcommand(
-      "ops", "Time every kernel on one operator beside oneDNN, OpenBLAS and other rivals");
+      "ops",
+      "Time every kernel on one operator beside oneDNN, OpenBLAS and other rivals; with --device "
+      "cuda beside cuBLAS, cuBLASLt and cuSPARSE");
   verb->fallthrough();
   const auto list = [](CLI::Option* option, const char* type) {
     option->delimiter(',')->capture_default_str()->type_name(type);
@@ -211,8 +245,11 @@ void add_bench_ops(CLI::App& bench, Session& session) {
       ->check(whole(0, 1 << 20))
       ->capture_default_str();
   verb->add_option("--only", flags->only,
-                   "Methods whose \"name format\" contains this, beside the dense ones");
-  verb->add_flag("--all", flags->all, "Also kernels that a higher instruction set outdoes");
+                   "Methods whose \"name format\" contains this, beside the dense ones; on a GPU "
+                   "kernels whose name starts with this");
+  verb->add_flag("--all", flags->all,
+                 "Also kernels that a higher instruction set outdoes; on a GPU all, not only "
+                 "the 24 best by estimate");
   verb->add_option("--seed", flags->seed, "Of the pattern and the values")
       ->check(whole(0))
       ->capture_default_str();
@@ -225,7 +262,8 @@ void add_bench_ops(CLI::App& bench, Session& session) {
   verb->footer(
       "Examples:\n  rarefy bench ops --shape 4096x14336 --n 1 --sparsity 0.5,0.7,0.9 --dtype bf16\n"
       "  rarefy bench ops --shape 4096x4096 --n 16,128 --pattern 16x32 --json\n"
-      "  rarefy bench ops --pattern layer.smtx --dtype fp32 --n 128");
+      "  rarefy bench ops --pattern layer.smtx --dtype fp32 --n 128\n"
+      "  rarefy bench ops --device cuda --shape 28672x8192 --n 1 --sparsity 0.99 --dtype fp16");
   verb->callback([flags, verb, &session] {
     flags->save_given = verb->get_option("--save")->count() > 0;
     run(*flags, session);

@@ -134,6 +134,12 @@ void save_rows(const std::filesystem::path& file, const cli::OrderedJson& rows,
   out.commit();
 }
 
+std::string folder_name(std::string gpu) {
+  for (char& c : gpu)
+    c = c == ' ' ? '-' : static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+  return gpu;
+}
+
 std::string device_name() {
   std::string name;
   for (char c : cpu_info().brand) {

@@ -18,7 +18,8 @@ struct Context {
   std::int64_t n = 1;
   double sparsity = 0;  ///< As it came out.
   std::string dtype, activations, pattern;
-  int threads = 1;
+  int threads = 1;  ///< 0 on a GPU.
+  std::string gpu;  ///< Its name; empty on the CPU.
   std::string date, commit;
 };
 
@@ -34,6 +35,9 @@ inline constexpr std::array kOpsKey{"shape",   "n",       "sparsity", "dtype", "
 /// temporary file. Throws `Error` (kIo, kCorrupt).
 void save_rows(const std::filesystem::path& file, const cli::OrderedJson& rows,
                std::span<const char* const> key = kOpsKey);
+
+/// "nvidia-h200" of "NVIDIA H200": the folder of a GPU below bench/results.
+std::string folder_name(std::string gpu);
 
 /// "intel-r-xeon-r-processor-2c": the folder of this machine below bench/results.
 std::string device_name();
