@@ -29,7 +29,7 @@ test: deps $(BUILD)/build.ninja
 bench: build
 	tools/bench.sh $(BUILD)/rarefy
 
-gpu: deps
+gpu:
 	tools/gpu.sh
 
 format:

@@ -19,9 +19,10 @@ inline std::optional<std::filesystem::path> shared_path(const std::string& relat
   return std::filesystem::exists(path) ? std::optional(path) : std::nullopt;
 }
 
-/// A file or folder of the repository itself.
+/// A file or folder of the repository itself: below $RAREFY_SOURCE, or where this was built.
 inline std::filesystem::path source_path(const std::string& relative) {
-  return std::filesystem::path(RAREFY_SOURCE_DIR) / relative;
+  const char* root = std::getenv("RAREFY_SOURCE");
+  return std::filesystem::path(root != nullptr ? root : RAREFY_SOURCE_DIR) / relative;
 }
 
 }  // namespace rarefy::testing

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Installs the Debian packages that are missing when it may (root, or sudo without a password); otherwise prints the one
-# command that does and fails. `install_deps.sh lint` adds the packages of `make lint`.
+# command that does and fails. `install_deps.sh lint` adds the packages of `make lint`; `install_deps.sh missing` only names
+# what is missing.
 set -eu
 here=$(dirname "$0")
 lists="$here/debian-packages.txt"
@@ -16,6 +17,10 @@ for package in $(cat $lists); do
   dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing="$missing $package"
 done
 [ -z "$missing" ] && exit 0
+if [ "${1:-}" = missing ]; then
+  echo $missing
+  exit 0
+fi
 
 if [ "$(id -u)" = 0 ]; then
   as_root=
