@@ -26,13 +26,19 @@ std::size_t dense_bytes(const Problem& problem) {
   return static_cast<std::size_t>(problem.m * problem.k) * size_of(problem.weight);
 }
 
-/// The operator of the candidate of this name, or nullptr when there is none.
+/// The operator of the candidate of this name, or nullptr when there is none or it does not take
+/// this weight: a pattern that is less even than that of the weight before may need more room.
 std::unique_ptr<Operator> build_named(const std::string& name, const Problem& problem,
                                       const Weight& weight, const cuda::Stream& stream) {
-  for (const Candidate& c : enumerate(problem, *weight.pattern, stream.device().facts())) {
-    if (c.name == name) return c.build(weight, stream);
+  const std::optional<Candidate> found =
+      find_candidate(problem, *weight.pattern, stream.device().facts(), name);
+  if (!found) return nullptr;
+  try {
+    return found->build(weight, stream);
+  } catch (const Error& error) {
+    if (error.kind() != ErrorKind::kUnsupported) throw;
+    return nullptr;
   }
-  return nullptr;
 }
 
 }  // namespace

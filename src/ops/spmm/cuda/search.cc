@@ -172,6 +172,11 @@ std::vector<Candidate> enumerate(const Problem& problem, const PatternStats& pat
   return all;
 }
 
+std::optional<Candidate> find_candidate(const Problem& problem, const PatternStats& pattern,
+                                        const cuda::DeviceFacts& device, const std::string& name) {
+  return find_candidate(enumerate(problem, pattern, device), name);
+}
+
 Measurement measure(const Operator& op, const Problem& problem, const cuda::Stream& stream,
                     double budget_us) {
   const bool token_major = problem.layout == Layout::kTokenMajor;

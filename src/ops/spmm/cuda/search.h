@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -53,6 +54,10 @@ Choice choose(const Weight& weight, const Problem& problem, const cuda::Stream& 
 /// All candidates of all families, best estimate first.
 std::vector<Candidate> enumerate(const Problem& problem, const PatternStats& pattern,
                                  const cuda::DeviceFacts& device);
+
+/// The candidate of this name, or a variation of one; empty when there is none.
+std::optional<Candidate> find_candidate(const Problem& problem, const PatternStats& pattern,
+                                        const cuda::DeviceFacts& device, const std::string& name);
 
 /// Time of one run by graph replays, through copies of the weight that exceed the caches.
 struct Measurement {
