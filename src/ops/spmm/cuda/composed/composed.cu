@@ -22,9 +22,9 @@ using C = C_TYPE;
 
 #include "ops/spmm/cuda/composed/activations.cuh"
 #include "ops/spmm/cuda/composed/columns.cuh"
+#include "ops/spmm/cuda/composed/pieces.cuh"
 #include "ops/spmm/cuda/composed/reduce.cuh"
 #include "ops/spmm/cuda/epilogue.cuh"
-#include "ops/spmm/cuda/composed/pieces.cuh"
 
 static_assert(THREADS % (GROUP * N_LANES) == 0 && THREADS % 32 == 0, "groups fill a block");
 static_assert(N_TILE % N_LANES == 0, "lanes share the columns evenly");
@@ -177,14 +177,14 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
   constexpr bool kKeeps = !STAGED || kPerLane * sizeof(StagedB) < 16;
   Batch batch;
   const auto load = [&](u32 from, u32 end) { batch.load(columns, values, from, end); };
-  Run run = begin_item(item, items, heads, member, load_rest(begin, item, items),
-                       [&](u32 from, u32 end) {
-                         if constexpr (kKeeps) {
-                           load(from, end);
-                         } else {
-                           batch.prefetch(columns, values, from, end);
-                         }
-                       });
+  Run run =
+      begin_item(item, items, heads, member, load_rest(begin, item, items), [&](u32 from, u32 end) {
+        if constexpr (kKeeps) {
+          load(from, end);
+        } else {
+          batch.prefetch(columns, values, from, end);
+        }
+      });
   let_next_start();
   wait_for_previous();
   if constexpr (STAGED) {

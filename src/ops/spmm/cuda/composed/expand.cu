@@ -1,8 +1,9 @@
 // The composed format back as dense rows, for products of many tokens.
 //
-// A block assembles a row, WINDOW columns at a time, in shared memory and stores it as a whole: that
-// of one item, or of neighbours that share it. Rows that were cut into pieces are cleared by `expand_clear`; their pieces then store each
-// nonzero where it belongs. What a vector is padded with is zero, and stores nothing.
+// A block assembles a row, WINDOW columns at a time, in shared memory and stores it as a whole:
+// that of one item, or of neighbours that share it. Rows that were cut into pieces are cleared by
+// `expand_clear`; their pieces then store each nonzero where it belongs. What a vector is padded
+// with is zero, and stores nothing.
 //
 // Constants: VALUE, INDEX, DELTA, VEC, SWIZZLED as in composed.cu; WINDOW.
 #include "cuda/number.cuh"
@@ -33,7 +34,7 @@ using Bits = BitsOf<sizeof(Value)>::Type;
 
 constexpr int kThreads = THREADS;
 constexpr int kOfPiece = 16 / sizeof(Bits);  // Values of 16 bytes.
-constexpr u32 kPiece = 0x80000000u;  // As in composed.cu.
+constexpr u32 kPiece = 0x80000000u;          // As in composed.cu.
 constexpr int kJoinShift = 29;
 constexpr u32 kTarget = (1u << kJoinShift) - 1;
 

@@ -11,9 +11,9 @@ struct Pieces {
   const u32* row_of_piece;  ///< Which of the cut rows, for every piece.
   const u32* rows;          ///< The row of C of every cut row,
   const u32* first;         ///< and its pieces: [first[i], first[i + 1]).
-  float* sums;              ///< Pieces × tiles × N_TILE; with ANY_ORDER one a cut row, zeros between
-                            ///< runs.
-  u32* arrived;             ///< Cut rows × tiles, zeros between runs.
+  float* sums;   ///< Pieces × tiles × N_TILE; with ANY_ORDER one a cut row, zeros between
+                 ///< runs.
+  u32* arrived;  ///< Cut rows × tiles, zeros between runs.
 
   __device__ __forceinline__ float* sum_of(u32 owner, int column) const {
     return sums + (static_cast<i64>(owner) * gridDim.y + blockIdx.y) * N_TILE + column;

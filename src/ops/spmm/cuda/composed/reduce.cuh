@@ -47,8 +47,8 @@ __device__ __forceinline__ Owned reduce_warp(float (&sums)[COUNT], int lane) {
   return owned;
 }
 
-/// Adds up the 2^joined neighbouring groups of SPACING threads that share a row; all of the warp call
-/// it. The first of them ends with the sums.
+/// Adds up the 2^joined neighbouring groups of SPACING threads that share a row; all of the warp
+/// call it. The first of them ends with the sums.
 template <int COUNT, int SPACING>
 __device__ __forceinline__ void join_groups(float (&sums)[COUNT], Owned& owned, int joined,
                                             int lane) {

@@ -43,7 +43,8 @@ extern "C" __global__ void __launch_bounds__(kThreads)
 #pragma unroll
       for (int i = 0; i < kBatch; ++i) {
         const u32 at = place.value[i];
-        if (at < PART) out[at ^ (at >> 3 & 7)] = value.value[i];  // Swizzling twice is the way back.
+        if (at < PART)
+          out[at ^ (at >> 3 & 7)] = value.value[i];  // Swizzling twice is the way back.
       }
     }
   }

@@ -1,11 +1,11 @@
-// C = act(A·B + bias) + residual where a handful of nonzeros of every row meet 4 to 16 columns of B,
-// gathered from shared memory without bank conflicts.
+// C = act(A·B + bias) + residual where a handful of nonzeros of every row meet 4 to 16 columns of
+// B, gathered from shared memory without bank conflicts.
 //
 // A block keeps PART rows of B times a tile of columns in shared memory, 16 bytes a row (a plane:
 // f32 four columns, f16 eight). Eight lanes that gather 16 bytes each are served in one cycle when
 // their rows lie in different bank groups, that is, differ modulo 8. A row of A belongs to LANES
-// lanes; its nonzeros may be visited in any order, so the host orders those of eight lanes such that
-// at every step the eight rows differ modulo 8 (pack.h). What remains of random gathers is no
+// lanes; its nonzeros may be visited in any order, so the host orders those of eight lanes such
+// that at every step the eight rows differ modulo 8 (pack.h). What remains of random gathers is no
 // conflict at all, for a few per cent of steps that multiply zeros.
 //
 // A block works on a range of consecutive rows of C, which it collects in shared memory and stores
@@ -29,7 +29,7 @@ constexpr int kTile = PLANES * kPack;
 constexpr int kBatch = 4;  // Nonzeros that a lane loads at once.
 constexpr int kWarps = THREADS / 32;
 constexpr int kPlaneRows = PART + 8;  // Eight rows of zeros, for steps without a nonzero.
-constexpr int kDepth = 2;  // Batches in flight.
+constexpr int kDepth = 2;             // Batches in flight.
 constexpr int kAhead = 8;  // Batches that are asked to come to L2 before they are loaded.
 constexpr u32 kNoSlot = 0xFFFFu;
 static_assert(PART % 8 == 0, "places move within groups of eight");
@@ -50,7 +50,8 @@ __device__ __forceinline__ void stage_tokens(Row* staged, const B* b, i64 b_stri
 #pragma unroll
     for (int j = 0; j < kPack; ++j) {
       if (first + j < n)
-        token[j] = *reinterpret_cast<const Row*>(b + (first + j) * b_stride + first_row + i * kPack);
+        token[j] =
+            *reinterpret_cast<const Row*>(b + (first + j) * b_stride + first_row + i * kPack);
     }
 #pragma unroll
     for (int r = 0; r < kPack; ++r) {
@@ -87,8 +88,8 @@ __device__ __forceinline__ void stage_values(Row* staged, const B* b, i64 b_stri
 }
 
 /// Rows [first_row, first_row + rows) of B to shared memory; columns beyond n are zeros.
-__device__ __forceinline__ void stage(Row* staged, const B* b, i64 b_stride, int first_row, int rows,
-                                      int n0, int n) {
+__device__ __forceinline__ void stage(Row* staged, const B* b, i64 b_stride, int first_row,
+                                      int rows, int n0, int n) {
   const bool aligned = b_stride % kPack == 0 && (!TOKEN_MAJOR || rows % kPack == 0) &&
                        reinterpret_cast<u64>(b) % 16 == 0;
 #pragma unroll 1
@@ -140,9 +141,7 @@ struct Batch {
     if (lane < kBytes / kLine) prefetch_l2(batch + lane * kLine);
   }
 
-  __device__ __forceinline__ float value(int i) const {
-    return value_of<Value>(values.value, i);
-  }
+  __device__ __forceinline__ float value(int i) const { return value_of<Value>(values.value, i); }
 
   __device__ __forceinline__ void multiply(float (&sums)[kTile], const Row* staged) const {
 #pragma unroll
@@ -199,8 +198,9 @@ struct alignas(16) Stream {
 };
 
 /// Range r owns rows [rows[r], rows[r + 1]) of C; its warp w has in part p the stream
-/// (r · PARTS + p) · kWarps + w. Slice s holds the batches [slices[s], slices[s + 1]), and slots[s · 32 / LANES + …] says where its lanes' sums go.
-/// B is not __restrict__: the kernel ahead may still be writing it when this one starts.
+/// (r · PARTS + p) · kWarps + w. Slice s holds the batches [slices[s], slices[s + 1]), and slots[s
+/// · 32 / LANES + …] says where its lanes' sums go. B is not __restrict__: the kernel ahead may
+/// still be writing it when this one starts.
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
     spmm_sliced(const u32* __restrict__ rows, const Stream* __restrict__ streams,
                 const u32* __restrict__ slices, const u16* __restrict__ slots,
@@ -275,7 +275,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
   // Pieces of long rows.
   const u32 folds_end = fold_begin[blockIdx.x + 1];
   if (fold_begin[blockIdx.x] < folds_end) {
-    for (u32 f = fold_begin[blockIdx.x] + threadIdx.x / kTile; f < folds_end; f += THREADS / kTile) {
+    for (u32 f = fold_begin[blockIdx.x] + threadIdx.x / kTile; f < folds_end;
+         f += THREADS / kTile) {
       const Fold fold = folds[f];
       const int j = threadIdx.x % kTile;
       float sum = sums_of_slots[fold.slot * kTile + j];
