@@ -76,10 +76,13 @@ std::unique_ptr<Operator> WeightMaker::for_prompts(std::unique_ptr<Operator> op,
   std::unique_ptr<Operator> expandable;
   const bool dense = op->bytes() >= dense_bytes(problem);
   if (!op->expands() && !dense && weight.pattern->density() <= kThinEnoughForTwo) {
-    for (const Candidate& c :
-         composed_family().candidates(problem, *weight.pattern, stream_.device().facts())) {
-      expandable = c.build(weight, stream_);
-      break;
+    const std::vector<Candidate> candidates =
+        composed_family().candidates(problem, *weight.pattern, stream_.device().facts());
+    try {
+      if (!candidates.empty()) expandable = candidates.front().build(weight, stream_);
+    } catch (const Error& error) {
+      // Prompts can do without.
+      if (error.kind() != ErrorKind::kUnsupported && error.kind() != ErrorKind::kOutOfMemory) throw;
     }
   }
   op = expander_.wrap(std::move(op), problem, time_us, std::move(expandable));
