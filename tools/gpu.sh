@@ -81,7 +81,7 @@ for test in cuda_compile cuda_device cuda_spmm cuda_decoder model; do
   step "test $test"
   cases=--gtest_filter=*
   [ $test = model ] && cases='--gtest_filter=*Device*'
-  within 60 "$(program $test)" --gtest_brief=1 $cases || failed=1
+  within 100 "$(program $test)" --gtest_brief=1 $cases || failed=1
 done
 
 if command -v compute-sanitizer >/dev/null; then

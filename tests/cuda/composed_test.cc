@@ -171,7 +171,7 @@ TEST_F(ComposedOnDevice, EveryPatternEveryDtype) {
          {Pattern::kUniform, Pattern::kEmptyRows, Pattern::kOneFullRow, Pattern::kRowSkew,
           Pattern::kColumnRuns, Pattern::kZero, Pattern::kFull, Pattern::kNegativeZeros}) {
       const TestWeight weight({131, 515, pattern, 0.1}, dtype);
-      check(weight, {.n = 3, .activations = dtype, .output = dtype}, 7);
+      check(weight, {.n = 3, .activations = dtype, .output = dtype}, 23);
     }
   }
 }
@@ -180,14 +180,14 @@ TEST_F(ComposedOnDevice, EveryNumberOfTokensInBothLayouts) {
   const TestWeight weight({300, 1000, Pattern::kUniform, 0.05}, DType::kF16);
   for (const std::int64_t n : {1, 2, 5, 8, 16, 17, 33, 64, 100}) {
     for (const Layout layout : {Layout::kTokenMajor, Layout::kFeatureMajor})
-      check(weight, {.n = n, .layout = layout}, 13);
+      check(weight, {.n = n, .layout = layout}, 29);
   }
 }
 
-TEST_F(ComposedOnDevice, EveryConfigurationOfOneProblem) {
+TEST_F(ComposedOnDevice, ManyConfigurationsOfOneProblem) {
   const TestWeight weight({700, 2000, Pattern::kUniform, 0.2}, DType::kF16);
-  check(weight, {.n = 1}, 1);
-  check(weight, {.n = 8, .layout = Layout::kFeatureMajor}, 3);
+  check(weight, {.n = 1}, 2);
+  check(weight, {.n = 8, .layout = Layout::kFeatureMajor}, 5);
 }
 
 TEST_F(ComposedOnDevice, ManyThreadsShareTheRowsOfASmallWeight) {
@@ -197,8 +197,8 @@ TEST_F(ComposedOnDevice, ManyThreadsShareTheRowsOfASmallWeight) {
   EXPECT_TRUE(std::any_of(found.begin(), found.end(), [](const Candidate& c) {
     return c.name.find(".g1024.") != std::string::npos;
   }));
-  check(weight, {.n = 1}, 1);
-  check(weight, {.n = 2}, 3);
+  check(weight, {.n = 1}, 3);
+  check(weight, {.n = 2}, 7);
 }
 
 TEST_F(ComposedOnDevice, PiecesInAnyOrderWhereThatIsAllowed) {
