@@ -22,8 +22,9 @@ struct Source {
                                      ///< generated.
   std::vector<std::string> defines;  ///< "N=8"
   bool may_spill = false;  ///< Whether a use of local memory is tolerated; a test fails otherwise.
-  int oldest_arch = 80;  ///< Compiled for no older GPU than this: 90 for kernels that use wgmma or
-                         ///< bulk copies.
+  int oldest_arch = 80;    ///< Compiled for no older GPU than this: 90 for kernels that use bulk
+                           ///< copies.
+  int newest_arch = 999;   ///< And for no newer one: 90 for kernels that use wgmma.
 };
 
 /// NVRTC, and what became of looking for it.

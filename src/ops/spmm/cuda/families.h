@@ -9,6 +9,7 @@ const Family& composed_family();
 const Family& decode_family();
 const Family& dense_family();
 const Family& gather_family();
+const Family& scatter_family();
 const Family& sliced_family();
 
 }  // namespace rarefy::gpu

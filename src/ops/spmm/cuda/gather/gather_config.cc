@@ -8,6 +8,7 @@
 
 #include "cuda/device_text.h"
 #include "ops/spmm/cuda/epilogue.h"
+#include "ops/spmm/cuda/row_groups.h"
 
 namespace rarefy::gpu {
 namespace {
@@ -26,13 +27,6 @@ std::int64_t divide_up(std::int64_t a, std::int64_t b) {
 bool worth(int token_tiles, std::int64_t n) {
   const int needed = n <= 8 ? 1 : n <= 16 ? 2 : 4;
   return token_tiles == needed || (token_tiles == 2 && needed == 4);
-}
-
-/// Clusters that run at once. They do not straddle the groups that multiprocessors come in: an H100
-/// of 132 holds 66 clusters of two, 30 of four and 15 of eight; one more would run alone.
-int resident_clusters(int multiprocessors, int split) {
-  const int lost = split <= 2 ? 0 : multiprocessors / 11;
-  return std::max(1, (multiprocessors - lost) / split);
 }
 
 /// Mean over strips of their longest row, when strips are made of rows of like length.

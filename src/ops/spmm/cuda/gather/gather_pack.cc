@@ -6,7 +6,7 @@
 #include <cstring>
 #include <numeric>
 
-#include "base/check.h"
+#include "ops/spmm/cuda/row_groups.h"
 
 namespace rarefy::gpu {
 namespace {
@@ -129,48 +129,6 @@ class Columns {
   std::int64_t begin_, end_;
 };
 
-/// Deals groups of 16 rows to the tiles, the heaviest first, each to the lightest tile that has
-/// room.
-std::vector<std::int32_t> deal_groups(const CsrMatrix& csr, const GatherConfig& config) {
-  constexpr std::int64_t kRows = GatherConfig::kStripRows;
-  const std::int64_t count = (csr.rows() + kRows - 1) / kRows;
-  const auto entries = [&](std::int64_t g) {
-    return csr.row_offsets()[std::min(csr.rows(), (g + 1) * kRows)] - csr.row_offsets()[g * kRows];
-  };
-  std::vector<std::int32_t> order(static_cast<std::size_t>(count));
-  std::iota(order.begin(), order.end(), 0);
-  std::stable_sort(order.begin(), order.end(),
-                   [&](std::int32_t a, std::int32_t b) { return entries(a) > entries(b); });
-  const auto strips = static_cast<std::size_t>(config.strips);
-  const auto tiles = static_cast<std::size_t>(config.tiles);
-  std::vector<std::int32_t> groups(tiles * strips, -1);
-  // A heap of (load, tile), the lightest on top.
-  std::vector<std::pair<std::int64_t, std::size_t>> heap;
-  for (std::size_t t = 0; t < tiles; ++t) heap.emplace_back(0, t);
-  std::vector<std::size_t> filled(tiles, 0);
-  const auto heavier = [](const auto& a, const auto& b) { return a > b; };
-  for (const std::int32_t g : order) {
-    if (heap.empty())
-      fail(ErrorKind::kInternal, "{}: {} groups of rows do not fit in {} tiles of {}",
-           config.name(), count, tiles, strips);
-    std::pop_heap(heap.begin(), heap.end(), heavier);
-    auto& [load, tile] = heap.back();
-    groups[tile * strips + filled[tile]] = static_cast<std::int32_t>(g * kRows);
-    load += entries(g) + 1;
-    if (++filled[tile] == strips) {
-      heap.pop_back();
-    } else {
-      std::push_heap(heap.begin(), heap.end(), heavier);
-    }
-  }
-  // In a tile from top to bottom: neighbours are stored together.
-  for (std::size_t t = 0; t < tiles; ++t) {
-    const auto begin = groups.begin() + static_cast<std::ptrdiff_t>(t * strips);
-    std::sort(begin, begin + static_cast<std::ptrdiff_t>(filled[t]));
-  }
-  return groups;
-}
-
 /// Writes eight steps of both halves of a strip as a chunk.
 void write_chunk(const Step* low, const Step* high, std::uint32_t* words) {
   const Step* halves[2] = {low, high};
@@ -222,7 +180,7 @@ GatherArrays pack_gather(const CsrMatrix& csr, const GatherConfig& config, Threa
   constexpr std::size_t kWords = GatherConfig::kChunkBytes / 4;
   const std::size_t rows = strips * GatherConfig::kStripRows;
   GatherArrays arrays;
-  arrays.groups = deal_groups(csr, config);
+  arrays.groups = deal_row_groups(csr, GatherConfig::kStripRows, config.tiles, config.strips);
   arrays.warps.resize(blocks * static_cast<std::size_t>(config.warps));
   arrays.strips.resize(blocks * strips);
   arrays.places.resize(blocks * rows);

@@ -1,0 +1,168 @@
+// The scatter family: dense tiles made of nonzeros in shared memory, tens of tokens.
+#include <fmt/format.h>
+
+#include <set>
+
+#include "base/check.h"
+#include "cuda/kernel.h"
+#include "cuda/memory.h"
+#include "ops/spmm/cuda/families.h"
+#include "ops/spmm/cuda/scatter/scatter_pack.h"
+
+namespace rarefy::gpu {
+namespace {
+
+constexpr std::int64_t kMostTokens = 128;
+
+class ScatterOperator final : public Operator {
+ public:
+  ScatterOperator(const ScatterConfig& config, const Problem& problem, const Weight& weight,
+                  const cuda::Stream& stream)
+      : config_(config), problem_(problem) {
+    const auto& csr = dynamic_cast<const CsrMatrix&>(*weight.csr);
+    const ScatterArrays arrays = pack_scatter(csr, config, default_pool());
+    rounds_ = arrays.most_rounds;
+    stages_ = arrays.most_stages;
+    const cuda::Device& device = stream.device();
+    const std::int64_t shared = config.shared_bytes(rounds_, stages_);
+    if (shared > static_cast<std::int64_t>(device.facts().shared_per_block))
+      fail(ErrorKind::kUnsupported,
+           "{}: needs {} bytes of shared memory for {} stages of {} rounds, a block has {}",
+           config.name(), shared, stages_, rounds_, device.facts().shared_per_block);
+    kernel_ = cuda::Kernel(device, config.source(problem), "spmm_scatter");
+    kernel_.allow_shared(static_cast<std::size_t>(shared));
+    stream_ = cuda::upload<std::uint32_t>(stream, arrays.stream);
+    blocks_ = cuda::upload<ScatterBlock>(stream, arrays.blocks);
+    table_ = cuda::upload<std::uint32_t>(stream, arrays.stages);
+    groups_ = cuda::upload<std::int32_t>(stream, arrays.groups);
+    stream.synchronize();  // The arrays go away.
+  }
+
+  void enqueue(const cuda::Stream& stream, const Operands& o) const override {
+    if (o.n == 0 || problem_.m == 0) return;
+    const std::int64_t tile = std::int64_t{config_.slabs} * 16;
+    kernel_.launch(
+        stream,
+        {.grid = {static_cast<unsigned>(config_.blocks()),
+                  static_cast<unsigned>((o.n + tile - 1) / tile)},
+         .threads = static_cast<unsigned>(config_.threads()),
+         .shared_bytes = static_cast<std::size_t>(config_.shared_bytes(rounds_, stages_)),
+         .cluster = static_cast<unsigned>(config_.split),
+         .overlaps_previous = true},
+        stream_.address(), blocks_.address(), table_.address(), groups_.address(), stages_,
+        static_cast<unsigned>(rounds_ * 128), o.b, static_cast<long long>(o.b_stride), o.c,
+        static_cast<long long>(o.c_stride), o.bias, o.residual,
+        static_cast<long long>(o.residual_stride), static_cast<int>(problem_.m),
+        static_cast<int>(problem_.k), static_cast<int>(o.n));
+  }
+
+  [[nodiscard]] std::size_t bytes() const override {
+    return stream_.size() + blocks_.size() + table_.size() + groups_.size();
+  }
+
+  [[nodiscard]] std::unique_ptr<Operator> copy(const cuda::Stream& stream) const override {
+    return std::unique_ptr<Operator>(new ScatterOperator(*this, stream));
+  }
+
+ private:
+  ScatterOperator(const ScatterOperator& from, const cuda::Stream& stream)
+      : config_(from.config_),
+        problem_(from.problem_),
+        kernel_(from.kernel_),
+        stream_(copy_of(from.stream_, stream)),
+        blocks_(copy_of(from.blocks_, stream)),
+        table_(copy_of(from.table_, stream)),
+        groups_(copy_of(from.groups_, stream)),
+        rounds_(from.rounds_),
+        stages_(from.stages_) {}
+
+  static cuda::DeviceBuffer copy_of(const cuda::DeviceBuffer& from, const cuda::Stream& stream) {
+    cuda::DeviceBuffer to(stream, from.size());
+    cuda::copy_on_device(stream, to.address(), from.address(), from.size());
+    return to;
+  }
+
+  ScatterConfig config_;
+  Problem problem_;
+  cuda::Kernel kernel_;
+  cuda::DeviceBuffer stream_, blocks_, table_, groups_;
+  int rounds_ = 0, stages_ = 0;
+};
+
+class ScatterFamily final : public Family {
+ public:
+  [[nodiscard]] std::string_view name() const override { return "scatter"; }
+
+  [[nodiscard]] Support supports(const Problem& problem,
+                                 const cuda::DeviceFacts& device) const override {
+    if (device.major != 9) return Support::no("needs compute capability 9.0, for its wgmma");
+    if (problem.weight != DType::kF16 && problem.weight != DType::kBF16)
+      return Support::no(fmt::format("expected f16 or bf16, got {}", to_string(problem.weight)));
+    if (problem.activations != problem.weight)
+      return Support::no(fmt::format("expected activations of {}, got {}",
+                                     to_string(problem.weight), to_string(problem.activations)));
+    if (!is_compute_dtype(problem.output))
+      return Support::no(
+          fmt::format("expected f32, f16 or bf16, got {}", to_string(problem.output)));
+    if (problem.layout != Layout::kTokenMajor)
+      return Support::no("takes activations token after token only");
+    if (problem.n > kMostTokens)
+      return Support::no(fmt::format("is for at most {} tokens, got {}", kMostTokens, problem.n));
+    // A stage of the table names one of 2^16 blocks of 64 columns.
+    constexpr std::int64_t kMostRows = std::int64_t{1} << 30, kMostColumns = 1 << 22;
+    if (problem.m <= 0 || problem.k <= 0 || problem.m > kMostRows || problem.k > kMostColumns)
+      return Support::no("expected between 1 and 2^30 rows, and 1 and 2^22 columns");
+    return Support::yes();
+  }
+
+  [[nodiscard]] std::vector<Candidate> candidates(const Problem& problem,
+                                                  const PatternStats& pattern,
+                                                  const cuda::DeviceFacts& device) const override {
+    std::vector<Candidate> found;
+    for (const ScatterConfig& config : scatter_configs(problem, pattern.density(), device)) {
+      found.push_back(
+          {.name = config.name(),
+           .estimate_us = estimate_us(config, problem, pattern.density(), device),
+           .source = config.source(problem),
+           .build = [config, problem](const Weight& weight, const cuda::Stream& stream) {
+             return std::make_unique<ScatterOperator>(config, problem, weight, stream);
+           }});
+    }
+    return found;
+  }
+
+  [[nodiscard]] std::vector<cuda::Source> all_sources() const override {
+    cuda::DeviceFacts hopper;  // Limits of an H100.
+    hopper.major = 9;
+    hopper.multiprocessors = 132;
+    hopper.shared_per_block = 232448;
+    std::vector<cuda::Source> sources;
+    std::set<std::string> seen;
+    // What weights of models' layers get: how many rows a tile has follows from M.
+    const auto add = [&](DType dtype, std::int64_t m, std::int64_t n, double density) {
+      const Problem problem{
+          .m = m, .k = 4096, .n = n, .weight = dtype, .activations = dtype, .output = dtype};
+      for (const ScatterConfig& config : scatter_configs(problem, density, hopper)) {
+        cuda::Source source = config.source(problem);
+        source.name += fmt::format(".{}", to_string(dtype));
+        if (seen.insert(source.name).second) sources.push_back(std::move(source));
+      }
+    };
+    for (const std::int64_t m : {4096, 14336, 28672}) {
+      for (const double density : {0.2, 0.1, 0.05, 0.01}) {
+        for (const std::int64_t n : {16, 64}) add(DType::kF16, m, n, density);
+      }
+    }
+    add(DType::kBF16, 14336, 32, 0.1);
+    return sources;
+  }
+};
+
+}  // namespace
+
+const Family& scatter_family() {
+  static const ScatterFamily family;
+  return family;
+}
+
+}  // namespace rarefy::gpu
