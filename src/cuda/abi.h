@@ -55,6 +55,12 @@ inline constexpr unsigned kEventDefault = 0;                // CUevent_flags
 inline constexpr int kCaptureModeThreadLocal = 1;           // CUstreamCaptureMode
 inline constexpr int kLaunchClusterDimension = 4;           // CUlaunchAttributeID
 inline constexpr int kLaunchProgrammaticSerialization = 6;  // programmatic dependent launch
+inline constexpr int kTensorMapUint16 = 1;
+inline constexpr int kTensorMapInterleaveNone = 0;
+inline constexpr int kTensorMapSwizzle64 = 2;
+inline constexpr int kTensorMapSwizzle128 = 3;
+inline constexpr int kTensorMapPromotion256 = 3;
+inline constexpr int kTensorMapFillNone = 0;
 
 struct LaunchAttribute {
   int id = 0;

@@ -4,6 +4,8 @@
 #include <cuda.h>
 #include <gtest/gtest.h>
 
+#include "cuda/tensor_map.h"
+
 namespace ours = rarefy::cuda::abi;
 
 TEST(Abi, LaunchStructuresLieAsInCudaH) {
@@ -52,4 +54,12 @@ TEST(Abi, NumbersAreThoseOfCudaH) {
   EXPECT_EQ(ours::kLaunchClusterDimension, CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION);
   EXPECT_EQ(ours::kLaunchProgrammaticSerialization,
             CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION);
+  EXPECT_EQ(ours::kTensorMapUint16, CU_TENSOR_MAP_DATA_TYPE_UINT16);
+  EXPECT_EQ(ours::kTensorMapInterleaveNone, CU_TENSOR_MAP_INTERLEAVE_NONE);
+  EXPECT_EQ(ours::kTensorMapSwizzle64, CU_TENSOR_MAP_SWIZZLE_64B);
+  EXPECT_EQ(ours::kTensorMapSwizzle128, CU_TENSOR_MAP_SWIZZLE_128B);
+  EXPECT_EQ(ours::kTensorMapPromotion256, CU_TENSOR_MAP_L2_PROMOTION_L2_256B);
+  EXPECT_EQ(ours::kTensorMapFillNone, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  EXPECT_EQ(sizeof(rarefy::cuda::TensorMap), sizeof(CUtensorMap));
+  EXPECT_GE(alignof(rarefy::cuda::TensorMap), alignof(CUtensorMap));
 }

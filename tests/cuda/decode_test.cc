@@ -1,6 +1,7 @@
 // The decode family: packing on any machine, every kind of kernel against the reference on a GPU.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstring>
 #include <limits>
 #include <set>
@@ -37,6 +38,16 @@ const LaneConfig kConfigs[] = {
     {.strips = 3, .k_warps = 2, .blocks = 2, .split = 2},
     {.strips = 7, .k_warps = 2, .blocks = 2},
     {.strips = 8, .row_warps = 2, .k_warps = 1, .blocks = 4, .split = 2},
+    {.strips = 1, .token_tiles = 8, .row_warps = 4, .blocks = 4, .wide = true, .swap_blocks = 4},
+    {.strips = 3,
+     .token_tiles = 4,
+     .row_warps = 4,
+     .k_warps = 2,
+     .blocks = 4,
+     .split = 2,
+     .wide = true,
+     .swap_blocks = 2},
+    {.strips = 7, .token_tiles = 2, .row_warps = 8, .k_warps = 1, .blocks = 2, .wide = true},
 };
 
 TEST(PackLane, ReturnsEveryBitThroughTheRings) {
@@ -96,13 +107,13 @@ TEST(PackLane, DealsSkewedRowsEvenly) {
   const MatrixPtr csr = pack(source, format::kCsr32);
   const LaneConfig config{.strips = 4, .k_warps = 1, .blocks = 2, .row_tiles = 16};
   const LaneArrays arrays = pack_lane(dynamic_cast<const CsrMatrix&>(*csr), config, default_pool());
-  std::uint64_t most = 0;
-  for (std::size_t i = 0; i < arrays.works.size(); ++i) {
-    const std::uint64_t end =
-        i + 1 < arrays.works.size() ? arrays.works[i + 1].offset : arrays.stream.size();
-    most = std::max(most, end - arrays.works[i].offset);
+  std::vector<std::int64_t> entries(static_cast<std::size_t>(config.groups()));
+  for (std::size_t i = 0; i < arrays.strip_rows.size(); ++i) {
+    const std::int64_t row = arrays.strip_rows[i];
+    const auto* offsets = dynamic_cast<const CsrMatrix&>(*csr).row_offsets();
+    entries[i / static_cast<std::size_t>(config.strips)] += offsets[row + 16] - offsets[row];
   }
-  EXPECT_LE(most, arrays.stream.size() / arrays.works.size() * 11 / 10);
+  EXPECT_EQ(*std::max_element(entries.begin(), entries.end()), rows / 4 * cols / 2 / 16);
   EXPECT_EQ(unpack_lane(arrays, config, rows, cols), values);
 }
 
@@ -127,8 +138,11 @@ TEST(DecodeFamily, OffersConfigurationsThatHoldAllRows) {
     for (const std::int64_t n : {1, 16, 33, 128}) {
       for (const double density : {0.5, 0.1}) {
         const Problem problem{.m = m, .k = 4096, .n = n};
-        const std::vector<LaneConfig> found = lane_configs(problem, density, hopper());
+        std::vector<LaneConfig> found = lane_configs(problem, density, hopper());
         EXPECT_FALSE(found.empty()) << m << " " << n;
+        const std::vector<LaneConfig> wide = wide_configs(problem, density, hopper());
+        EXPECT_FALSE(wide.empty()) << m << " " << n;
+        found.insert(found.end(), wide.begin(), wide.end());
         std::set<std::string> names;
         for (const LaneConfig& c : found) {
           EXPECT_GE(std::int64_t{c.groups()} * c.strips * 16, m) << c.name();
@@ -165,18 +179,28 @@ class DecodeOnDevice : public ::testing::Test {
     if (cuda::Device::get().facts().major < 9) GTEST_SKIP() << "needs compute capability 9.0";
   }
 
-  /// Runs every `step`th candidate of the problem.
-  static void check(const TestWeight& weight, Problem problem, std::size_t step,
+  /// Runs about `count` candidates of the problem, from first to last.
+  static void check(const TestWeight& weight, Problem problem, std::size_t count,
                     float special = 0) {
     const cuda::Stream stream;
     problem.m = weight.source->rows();
     problem.k = weight.source->cols();
     problem.weight = problem.activations = weight.source->dtype();
     const Case run(weight, problem, special);
-    const std::vector<Candidate> candidates =
+    std::vector<Candidate> candidates =
         decode_family().candidates(problem, weight.pattern, stream.device().facts());
     ASSERT_FALSE(candidates.empty());
-    for (std::size_t i = 0; i < candidates.size(); i += step) {
+    const std::size_t step = std::max<std::size_t>(1, candidates.size() / count);
+    for (std::size_t i = 0; i * step < candidates.size(); ++i)
+      std::swap(candidates[i], candidates[i * step]);
+    candidates.resize((candidates.size() + step - 1) / step);
+    const cuda::Arch arch = stream.device().facts().arch();
+    default_pool().parallel_dynamic(
+        static_cast<std::int64_t>(candidates.size()), 1, [&](std::int64_t begin, std::int64_t end) {
+          for (std::int64_t i = begin; i < end; ++i)
+            (void)cuda::compile(candidates[static_cast<std::size_t>(i)].source, arch);
+        });
+    for (std::size_t i = 0; i < candidates.size(); ++i) {
       std::unique_ptr<Operator> op;
       try {
         op = candidates[i].build(weight.weight(), stream);
@@ -201,28 +225,30 @@ TEST_F(DecodeOnDevice, EveryPattern) {
          {Pattern::kUniform, Pattern::kEmptyRows, Pattern::kOneFullRow, Pattern::kRowSkew,
           Pattern::kColumnRuns, Pattern::kZero, Pattern::kFull, Pattern::kNegativeZeros}) {
       const TestWeight weight({131, 520, pattern, 0.4}, dtype);
-      check(weight, {.n = 3, .output = dtype}, 3);
+      check(weight, {.n = 3, .output = dtype}, 4);
+      check(weight, {.n = 20, .output = dtype}, 4);
     }
   }
 }
 
 TEST_F(DecodeOnDevice, EveryNumberOfTokens) {
   const TestWeight weight({300, 1000, Pattern::kUniform, 0.3}, DType::kF16);
-  for (const std::int64_t n : {1, 2, 5, 8, 9, 16, 17, 33, 64, 100}) check(weight, {.n = n}, 3);
+  for (const std::int64_t n : {1, 2, 5, 8, 9, 16, 17, 33, 64, 100, 128, 300})
+    check(weight, {.n = n}, 6);
 }
 
 TEST_F(DecodeOnDevice, ColumnsThatAreNotAligned) {
   for (const std::int64_t cols : {1, 7, 15, 33, 517}) {
     const TestWeight weight({70, cols, Pattern::kUniform, 0.5}, DType::kBF16);
-    check(weight, {.n = 4, .output = DType::kF32}, 2);
-    check(weight, {.n = 20, .output = DType::kF32}, 3);
+    check(weight, {.n = 4, .output = DType::kF32}, 4);
+    check(weight, {.n = 20, .output = DType::kF32}, 6);
   }
 }
 
 TEST_F(DecodeOnDevice, EveryConfigurationOfOneProblem) {
   const TestWeight weight({4096, 1024, Pattern::kUniform, 0.3}, DType::kF16);
-  check(weight, {.n = 8}, 1);
-  check(weight, {.n = 16}, 1);
+  constexpr std::size_t kAll = 1000;
+  for (const std::int64_t n : {8, 16, 64}) check(weight, {.n = n}, kAll);
 }
 
 TEST_F(DecodeOnDevice, Epilogues) {
@@ -237,6 +263,13 @@ TEST_F(DecodeOnDevice, Epilogues) {
            .bias = e.bias,
            .residual = e.residual},
           3);
+    check(weight,
+          {.n = 40,
+           .output = DType::kBF16,
+           .activation = e.activation,
+           .bias = e.bias,
+           .residual = e.residual},
+          5);
   }
 }
 
@@ -244,27 +277,30 @@ TEST_F(DecodeOnDevice, FollowsTheKernelAheadInTheStream) {
   // Its weights are fetched before the kernel ahead has ended, its activations only after: here the
   // kernel ahead writes them.
   const TestWeight weight({512, 512, Pattern::kUniform, 0.3}, DType::kF16);
-  const cuda::Stream stream;
-  const Problem problem{.m = 512, .k = 512, .n = 8};
-  const std::vector<Candidate> candidates =
-      decode_family().candidates(problem, weight.pattern, stream.device().facts());
-  const std::unique_ptr<Operator> op = candidates.front().build(weight.weight(), stream);
-  std::vector<std::uint16_t> x(512 * 8, 0x2C00);  // 1/16
-  const cuda::DeviceBuffer first = cuda::upload<std::uint16_t>(stream, x);
-  const cuda::DeviceBuffer second(stream, first.size()), third(stream, first.size());
-  const auto chain = [&] {
-    op->enqueue(
-        stream,
-        {.b = first.address(), .b_stride = 512, .c = second.address(), .c_stride = 512, .n = 8});
-    op->enqueue(
-        stream,
-        {.b = second.address(), .b_stride = 512, .c = third.address(), .c_stride = 512, .n = 8});
-    return cuda::download<std::uint16_t>(stream, third);
-  };
-  const std::vector<std::uint16_t> expected = chain();
-  for (int i = 0; i < 50; ++i) {
-    cuda::fill_bytes(stream, second.address(), 0xFF, second.size());
-    ASSERT_EQ(chain(), expected) << i;
+  for (const std::int64_t n : {8, 64}) {
+    const cuda::Stream stream;
+    const Problem problem{.m = 512, .k = 512, .n = n};
+    // The last one is of the wide kernel where there are many tokens.
+    const std::vector<Candidate> candidates =
+        decode_family().candidates(problem, weight.pattern, stream.device().facts());
+    const std::unique_ptr<Operator> op = candidates.back().build(weight.weight(), stream);
+    std::vector<std::uint16_t> x(static_cast<std::size_t>(512 * n), 0x2C00);  // 1/16
+    const cuda::DeviceBuffer first = cuda::upload<std::uint16_t>(stream, x);
+    const cuda::DeviceBuffer second(stream, first.size()), third(stream, first.size());
+    const auto chain = [&] {
+      op->enqueue(
+          stream,
+          {.b = first.address(), .b_stride = 512, .c = second.address(), .c_stride = 512, .n = n});
+      op->enqueue(
+          stream,
+          {.b = second.address(), .b_stride = 512, .c = third.address(), .c_stride = 512, .n = n});
+      return cuda::download<std::uint16_t>(stream, third);
+    };
+    const std::vector<std::uint16_t> expected = chain();
+    for (int i = 0; i < 50; ++i) {
+      cuda::fill_bytes(stream, second.address(), 0xFF, second.size());
+      ASSERT_EQ(chain(), expected) << i;
+    }
   }
 }
 
@@ -272,7 +308,7 @@ TEST_F(DecodeOnDevice, NotFiniteActivationsReachTheRowsThatHoldThem) {
   const TestWeight weight({64, 128, Pattern::kFull, 1.0}, DType::kF16);
   for (const float special :
        {std::numeric_limits<float>::infinity(), std::numeric_limits<float>::quiet_NaN()})
-    check(weight, {.n = 1, .output = DType::kF32}, 3, special);
+    for (const std::int64_t n : {1, 24}) check(weight, {.n = n, .output = DType::kF32}, 4, special);
 }
 
 }  // namespace

@@ -6,6 +6,7 @@
 #include "base/check.h"
 #include "cuda/kernel.h"
 #include "cuda/memory.h"
+#include "cuda/tensor_map.h"
 #include "ops/spmm/cuda/decode/lane_pack.h"
 #include "ops/spmm/cuda/families.h"
 
@@ -28,7 +29,7 @@ class LaneOperator final : public Operator {
       fail(ErrorKind::kUnsupported,
            "{}: needs {} bytes of shared memory for rings of {} rows, a block has {}",
            config.name(), shared, ring_rows_, device.facts().shared_per_block);
-    kernel_ = cuda::Kernel(device, config.source(problem), "spmm_lane");
+    kernel_ = cuda::Kernel(device, config.source(problem), config.kernel());
     kernel_.allow_shared(static_cast<std::size_t>(shared));
     stream_ = cuda::upload<std::byte>(stream, arrays.stream);
     works_ = cuda::upload<LaneWork>(stream, arrays.works);
@@ -39,19 +40,30 @@ class LaneOperator final : public Operator {
   void enqueue(const cuda::Stream& stream, const Operands& o) const override {
     if (o.n == 0 || problem_.m == 0) return;
     const std::int64_t tile = std::int64_t{config_.token_tiles} * 8;
-    kernel_.launch(stream,
-                   {.grid = {static_cast<unsigned>(config_.row_tiles * config_.split),
-                             static_cast<unsigned>((o.n + tile - 1) / tile)},
-                    .threads = static_cast<unsigned>(config_.warps() * 32),
-                    .shared_bytes = static_cast<std::size_t>(config_.shared_bytes(ring_rows_)),
-                    .cluster = static_cast<unsigned>(config_.split),
-                    .overlaps_previous = true},
-                   stream_.address(), works_.address(), strip_rows_.address(), o.b,
-                   static_cast<long long>(o.b_stride), o.c, static_cast<long long>(o.c_stride),
-                   o.bias, o.residual, static_cast<long long>(o.residual_stride),
-                   static_cast<int>(problem_.m), static_cast<int>(problem_.k),
-                   static_cast<int>(o.n), ring_rows_,
-                   static_cast<int>(config_.region_bytes(ring_rows_)));
+    const cuda::Launch launch{
+        .grid = {static_cast<unsigned>(config_.row_tiles * config_.split),
+                 static_cast<unsigned>((o.n + tile - 1) / tile)},
+        .threads = static_cast<unsigned>(config_.warps() * 32),
+        .shared_bytes = static_cast<std::size_t>(config_.shared_bytes(ring_rows_)),
+        .cluster = static_cast<unsigned>(config_.split),
+        .overlaps_previous = true};
+    const auto run = [&](const auto&... more) {
+      kernel_.launch(stream, launch, stream_.address(), works_.address(), strip_rows_.address(),
+                     o.b, static_cast<long long>(o.b_stride), o.c,
+                     static_cast<long long>(o.c_stride), o.bias, o.residual,
+                     static_cast<long long>(o.residual_stride), static_cast<int>(problem_.m),
+                     static_cast<int>(problem_.k), static_cast<int>(o.n), ring_rows_,
+                     static_cast<int>(config_.region_bytes(ring_rows_)), more...);
+    };
+    if (!config_.wide) {
+      run();
+      return;
+    }
+    const cuda::TensorRows activations{o.b, o.n, problem_.k, o.b_stride};
+    const bool can_map = cuda::can_map(activations);
+    run(can_map ? cuda::map_rows(activations, config_.tokens(), 16 * config_.blocks)
+                : cuda::TensorMap{},
+        can_map ? 1 : 0);
   }
 
   [[nodiscard]] std::size_t bytes() const override {
@@ -108,6 +120,17 @@ class LaneOperator final : public Operator {
   int ring_rows_ = 0;
 };
 
+/// Of both kernels.
+std::vector<LaneConfig> configs(const Problem& problem, double density,
+                                const cuda::DeviceFacts& device) {
+  std::vector<LaneConfig> found = lane_configs(problem, density, device);
+  if (problem.n > 8 && device.major == 9) {
+    const std::vector<LaneConfig> wide = wide_configs(problem, density, device);
+    found.insert(found.end(), wide.begin(), wide.end());
+  }
+  return found;
+}
+
 class DecodeFamily final : public Family {
  public:
   [[nodiscard]] std::string_view name() const override { return "decode"; }
@@ -138,7 +161,7 @@ class DecodeFamily final : public Family {
                                                   const cuda::DeviceFacts& device) const override {
     const double density = pattern.density();
     std::vector<Candidate> found;
-    for (const LaneConfig& config : lane_configs(problem, density, device)) {
+    for (const LaneConfig& config : configs(problem, density, device)) {
       found.push_back(
           {.name = config.name(),
            .estimate_us = estimate_us(config, problem, density, device),
@@ -162,7 +185,7 @@ class DecodeFamily final : public Family {
       const Problem problem{
           .m = m, .k = 4096, .n = n, .weight = dtype, .activations = dtype, .output = dtype};
       constexpr double kDensity = 0.3;
-      for (const LaneConfig& config : lane_configs(problem, kDensity, hopper)) {
+      for (const LaneConfig& config : configs(problem, kDensity, hopper)) {
         cuda::Source source = config.source(problem);
         source.name += fmt::format(".{}", to_string(dtype));
         if (seen.insert(source.name).second) sources.push_back(std::move(source));
@@ -171,7 +194,7 @@ class DecodeFamily final : public Family {
       }
     };
     for (const std::int64_t m : {4096, 14336}) {
-      for (const std::int64_t n : {8, 16, 64}) add(DType::kF16, m, n);
+      for (const std::int64_t n : {8, 16, 32, 64, 128}) add(DType::kF16, m, n);
     }
     add(DType::kBF16, 4096, 16);
     return sources;

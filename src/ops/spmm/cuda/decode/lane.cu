@@ -20,6 +20,7 @@
 //
 // Constants: STRIPS, TOKEN_TILES (of 8), ROW_WARPS, K_WARPS, BLOCKS, WRAP, SPLIT, BF16, C_TYPE and
 // those of epilogue.cuh.
+#include "ops/spmm/cuda/decode/lane.cuh"
 #include "ops/spmm/cuda/epilogue.cuh"
 
 using C = C_TYPE;
@@ -27,53 +28,14 @@ using C = C_TYPE;
 constexpr int kWarps = ROW_WARPS * K_WARPS;
 constexpr int kThreads = kWarps * 32;
 constexpr int kSlots = 2;                // Of stages: decoded, in flight.
-constexpr int kRowBytes = 128;           // Of a level.
 constexpr int kMirror = 4 * WRAP;        // Rows behind the ring's end.
 constexpr int kMaskBytes = STRIPS * 32;  // Of a block.
-constexpr int kHeaderBytes = 16;
 constexpr int kSlotBytes = kHeaderBytes + BLOCKS * kMaskBytes;
 constexpr int kTileBytes = 256;  // Activations of a block and 8 tokens.
 constexpr int kActivationBytes = BLOCKS * TOKEN_TILES * kTileBytes;
 constexpr int kSums = STRIPS * TOKEN_TILES * 32;            // 16-byte pieces of a warp.
 constexpr int kBarriers = (kWarps + K_WARPS) * kSlots * 8;  // Of weights, then of activations.
 constexpr int kSharers = 32 * ROW_WARPS;                    // Lanes that share activations.
-
-/// What a warp does. Laid out by the packer (lane_pack.h).
-struct alignas(16) WarpWork {
-  u64 offset;  // Of its stages in the stream.
-  u32 stages;
-  u32 block;      // Its first block of 16 columns.
-  u32 copies[2];  // Header of the first stage.
-  u32 pad[2];
-};
-
-__device__ __forceinline__ u32 shared_address(const void* p) {
-  return static_cast<u32>(__cvta_generic_to_shared(p));
-}
-
-__device__ __forceinline__ void bulk_copy(u32 to, const u8* from, u32 bytes, u32 barrier) {
-  asm volatile(
-      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::
-          "r"(to),
-      "l"(from), "r"(bytes), "r"(barrier)
-      : "memory");
-}
-
-__device__ __forceinline__ void wait_for(u32 barrier, u32 phase) {
-  asm volatile(
-      "{\n.reg .pred done;\nagain:\n"
-      "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
-      "@done bra.uni past;\nbra.uni again;\npast:\n}" ::"r"(barrier),
-      "r"(phase)
-      : "memory");
-}
-
-__device__ __forceinline__ bool elected() {
-  u32 yes;
-  asm volatile("{\n.reg .pred p;\nelect.sync _|p, 0xffffffff;\nselp.u32 %0, 1, 0, p;\n}"
-               : "=r"(yes));
-  return yes != 0;
-}
 
 __device__ __forceinline__ void multiply(float (&c)[4], const u32 (&a)[4], uint2 b) {
 #if BF16
@@ -85,54 +47,6 @@ __device__ __forceinline__ void multiply(float (&c)[4], const u32 (&a)[4], uint2
 #endif
       : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b.x), "r"(b.y));
-}
-
-/// The eight positions of a lane in a strip, apart: merging waits for the loads, so it is done one
-/// strip later.
-struct Loaded {
-  u32 low[4], high[4];
-};
-
-/// `low_rows` and `high_rows` point at the next values of rows g and g + 8. Plain C++ on purpose:
-/// ptxas turns these tests into R2P, seven predicates an instruction, where inline assembly gets a
-/// LOP3 a position.
-__device__ __forceinline__ Loaded load_strip(const u8* shared, u32 mask, u32& low_rows,
-                                             u32& high_rows) {
-  Loaded v;
-#pragma unroll
-  for (int r = 0; r < 4; ++r) {
-    u32& next = (r & 1) ? high_rows : low_rows;
-    v.low[r] = v.high[r] = 0;
-    if (mask & (1u << (2 * r))) {
-      v.low[r] = *reinterpret_cast<const u16*>(shared + next);
-      next += kRowBytes;
-    }
-    if (mask & (2u << (2 * r))) {
-      v.high[r] = *reinterpret_cast<const u16*>(shared + next);
-      next += kRowBytes;
-    }
-  }
-  return v;
-}
-
-__device__ __forceinline__ void merge(const Loaded& v, u32 (&a)[4]) {
-#pragma unroll
-  for (int r = 0; r < 4; ++r)
-    asm("mad.lo.u32 %0, %1, 65536, %2;" : "=r"(a[r]) : "r"(v.high[r]), "r"(v.low[r]));
-}
-
-/// The bytes of mask of a lane, STRIPS of them: rows of 32-bit words, then of what is left.
-__device__ __forceinline__ void load_masks(const u8* masks, int lane,
-                                           u32 (&words)[(STRIPS + 3) / 4]) {
-#pragma unroll
-  for (int q = 0; q < STRIPS / 4; ++q)
-    words[q] = *reinterpret_cast<const u32*>(masks + q * 128 + lane * 4);
-  const u8* rest = masks + STRIPS / 4 * 128;
-  if constexpr (STRIPS % 4 == 1) words[STRIPS / 4] = rest[lane];
-  if constexpr (STRIPS % 4 == 2) words[STRIPS / 4] = *reinterpret_cast<const u16*>(rest + lane * 2);
-  if constexpr (STRIPS % 4 == 3)
-    words[STRIPS / 4] =
-        *reinterpret_cast<const u16*>(rest + lane * 2) | static_cast<u32>(rest[64 + lane]) << 16;
 }
 
 /// Copies the activations of one stage, which the warps along rows share: pieces of 16 bytes,
@@ -194,38 +108,6 @@ struct Activations {
   }
 };
 
-__device__ __forceinline__ float4 load_sums(u32 at) {
-  float4 v;
-  asm volatile("ld.shared.v4.f32 {%0,%1,%2,%3}, [%4];"
-               : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w)
-               : "r"(at));
-  return v;
-}
-
-__device__ __forceinline__ void store_sums(u32 at, float4 v) {
-  asm volatile("st.shared.v4.f32 [%0], {%1,%2,%3,%4};" ::"r"(at), "f"(v.x), "f"(v.y), "f"(v.z),
-               "f"(v.w)
-               : "memory");
-}
-
-__device__ __forceinline__ float4 load_sums_of(u32 rank, u32 at) {
-  u32 there;
-  asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(at), "r"(rank));
-  float4 v;
-  asm volatile("ld.shared::cluster.v4.f32 {%0,%1,%2,%3}, [%4];"
-               : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w)
-               : "r"(there));
-  return v;
-}
-
-__device__ __forceinline__ float4 add(float4 a, float4 b) {
-  return make_float4(a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w);
-}
-
-__device__ __forceinline__ void cluster_barrier() {
-  asm volatile("barrier.cluster.arrive.aligned;\nbarrier.cluster.wait.aligned;" ::: "memory");
-}
-
 // `strip_rows`: first row of each strip, [block / SPLIT][ROW_WARPS][STRIPS], -1 for none.
 // blockIdx.y: a tile of tokens. `region_bytes`: shared memory of a warp; `ring_rows`: of its
 // ring.
@@ -249,6 +131,11 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
   const WarpWork work = works[blockIdx.x * kWarps + warp];
   const int stages = work.stages;
 
+  constexpr int kStrips = ROW_WARPS * STRIPS;
+  static_assert(kStrips <= kThreads, "one for a thread");
+  i32 row = -1;  // Loaded here, so that nobody waits for it.
+  if (threadIdx.x < kStrips) row = strip_rows[blockIdx.x / SPLIT * kStrips + threadIdx.x];
+
   if (lane == 0) {
     for (int i = 0; i < kSlots; ++i) {
       asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(barriers + i * 8) : "memory");
@@ -260,17 +147,7 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
     asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
   }
-  const u32 rows_at = all_barriers + kBarriers;  // Of the strips of this block.
-  if (threadIdx.x < ROW_WARPS * STRIPS) {
-    const i32 row = strip_rows[blockIdx.x / SPLIT * (ROW_WARPS * STRIPS) + threadIdx.x];
-    asm volatile("st.shared.s32 [%0], %1;" ::"r"(rows_at + threadIdx.x * 4), "r"(row) : "memory");
-  }
-  if constexpr (ROW_WARPS == 1) {
-    __syncwarp();
-  } else {
-    __syncthreads();  // Others arrive on this warp's barriers.
-  }
-  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+  __syncwarp();
 
   // Fetches a stage. first, second: its header. Rows go to `to_row` and, where they are also behind
   // the ring's end or wrap around it, `again` rows from `again_from` on to `again_to`.
@@ -296,6 +173,12 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
     fetching ^= 1;
   };
   if (stages > 0) fetch(work.copies[0], work.copies[1]);
+
+  const u32 rows_at = all_barriers + kBarriers;  // Of the strips of this block.
+  if (threadIdx.x < kStrips)
+    asm volatile("st.shared.s32 [%0], %1;" ::"r"(rows_at + threadIdx.x * 4), "r"(row) : "memory");
+  if constexpr (ROW_WARPS > 1) __syncthreads();  // Others arrive on this warp's barriers.
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
   asm volatile("griddepcontrol.wait;" ::
                    : "memory");  // What follows may read and write activations.
 
@@ -329,7 +212,7 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
 #pragma unroll 1
     for (int block = 0; block < BLOCKS; ++block) {
       u32 masks[(STRIPS + 3) / 4];
-      load_masks(header + kHeaderBytes + block * kMaskBytes, lane, masks);
+      load_masks<STRIPS>(header + kHeaderBytes + block * kMaskBytes, lane, masks);
       uint2 x[TOKEN_TILES];
 #pragma unroll
       for (int i = 0; i < TOKEN_TILES; ++i)
@@ -411,6 +294,6 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
       for (int r = 1; r < SPLIT; ++r) sum = add(sum, load_sums_of(r, at));
       store(e, sum);
     }
-    cluster_barrier();  // Others still read this block's sums.
+    leave_cluster();  // Others still read this block's sums.
   }
 }

@@ -22,19 +22,19 @@ struct Place {
   int lane, half, bit;
 };
 
-Place place_of(int row, int column) {
+Place place_of(int row, int column, bool wide) {
   const int high = row / 8;
-  const int lane = row % 8 * 4 + column / 4;
-  const int j = column % 4;
+  const int lane = row % 8 * 4 + (wide ? column % 8 / 2 : column / 4);
+  const int j = wide ? column / 8 * 2 + column % 2 : column % 4;
   return {lane, lane + kLanes * high, j / 2 * 4 + high * 2 + j % 2};
 }
 
-/// The byte of `strip` and `lane` among a block's masks.
-std::size_t mask_at(const LaneConfig& config, int strip, int lane) {
-  const int whole = config.strips / 4;
-  const int rest = config.strips % 4;
-  const int within = strip % 4;
-  if (strip / 4 < whole) return static_cast<std::size_t>(strip / 4 * 128 + lane * 4 + within);
+/// The byte of `fragment` and `lane` among the masks between two swaps.
+std::size_t mask_at(const LaneConfig& config, int fragment, int lane) {
+  const int whole = config.fragments() / 4;
+  const int rest = config.fragments() % 4;
+  const int within = fragment % 4;
+  if (fragment / 4 < whole) return static_cast<std::size_t>(fragment / 4 * 128 + lane * 4 + within);
   const int base = whole * 128;
   if (rest == 1) return static_cast<std::size_t>(base + lane);
   if (within < 2) return static_cast<std::size_t>(base + lane * 2 + within);
@@ -114,35 +114,38 @@ class StreamPacker {
 
   void pack_stage(std::int64_t stage) {
     std::byte* slot = stream_.slots.data() + stage * config_.slot_bytes();
-    for (int block = 0; block < config_.blocks; ++block) {
-      std::byte* masks = slot + LaneConfig::kHeaderBytes + block * config_.mask_bytes();
+    for (int i = 0; i < config_.swaps(); ++i) {
+      std::byte* masks = slot + LaneConfig::kHeaderBytes + i * config_.mask_bytes();
       for (auto& values : taken_) values.clear();
-      take_block(masks);
+      for (int block = 0; block < config_.swap_blocks; ++block) {
+        take_block(masks, block * config_.strips);
+        column_ += 16;
+      }
       Levels counts;
       for (int h = 0; h < kHalves; ++h) counts[h] = static_cast<int>(taken_[h].size());
       const int swap = best_swap(levels_, counts);
-      slot[kSwapsAt + block] = static_cast<std::byte>(swap ^ swap_);  // From what it was.
+      slot[kSwapsAt + i] = static_cast<std::byte>(swap ^ swap_);  // From what it was.
       swap_ = swap;
       for (int h = 0; h < kHalves; ++h) {
         auto& column = stream_.values[h ^ swap];
         column.insert(column.end(), taken_[h].begin(), taken_[h].end());
         levels_[h ^ swap] += counts[h];
       }
-      column_ += 16;
     }
     stream_.ends.push_back(*std::max_element(levels_.begin(), levels_.end()));
     stream_.behind.push_back(*std::min_element(levels_.begin(), levels_.end()));
   }
 
-  void take_block(std::byte* masks) {
+  /// The nonzeros of a block of columns, whose strips are the fragments from `first` on.
+  void take_block(std::byte* masks, int first) {
     const auto* columns = csr_.col_indices<std::uint32_t>();
     const auto* values = static_cast<const std::uint16_t*>(csr_.values());
     for_each_row([&](int index, std::int64_t row) {
       std::int64_t& at = next_[static_cast<std::size_t>(index)];
       const std::int64_t end = csr_.row_offsets()[row + 1];
       for (; at < end && columns[at] < column_ + 16; ++at) {
-        const Place p = place_of(index % 16, static_cast<int>(columns[at] - column_));
-        masks[mask_at(config_, index / 16, p.lane)] |= static_cast<std::byte>(1 << p.bit);
+        const Place p = place_of(index % 16, static_cast<int>(columns[at] - column_), config_.wide);
+        masks[mask_at(config_, first + index / 16, p.lane)] |= static_cast<std::byte>(1 << p.bit);
         taken_[p.half].push_back(values[at]);
         ++stream_.nonzeros;
       }
@@ -183,8 +186,14 @@ Copies place_rows(int rows, int at, int ring_rows, int mirror) {
   return c;
 }
 
-/// Deals strips to groups, those with most nonzeros first and back and forth, so that every group
-/// gets its share of both.
+/// The i-th card dealt to `count` players, back and forth: its round, and whose it is.
+std::pair<std::int64_t, std::int64_t> back_and_forth(std::int64_t i, std::int64_t count) {
+  const std::int64_t round = i / count;
+  return {round, round % 2 == 0 ? i % count : count - 1 - i % count};
+}
+
+/// Deals strips to row tiles, those with most nonzeros first and back and forth, so that every tile
+/// gets its share of both, and those of a tile to its warps in the same way.
 std::vector<std::int32_t> deal_strips(const CsrMatrix& csr, const LaneConfig& config) {
   const std::int64_t strips = (csr.rows() + 15) / 16;
   const std::int64_t groups = config.groups();
@@ -200,9 +209,10 @@ std::vector<std::int32_t> deal_strips(const CsrMatrix& csr, const LaneConfig& co
                    [&](std::int64_t a, std::int64_t b) { return nonzeros(a) > nonzeros(b); });
   std::vector<std::int32_t> rows(static_cast<std::size_t>(groups * config.strips), -1);
   for (std::int64_t i = 0; i < strips; ++i) {
-    const std::int64_t round = i / groups;
-    const std::int64_t group = round % 2 == 0 ? i % groups : groups - 1 - i % groups;
-    rows[static_cast<std::size_t>(group * config.strips + round)] =
+    const auto [round, tile] = back_and_forth(i, config.row_tiles);
+    const auto [strip, warp] = back_and_forth(round, config.row_warps);
+    const std::int64_t group = tile * config.row_warps + warp;
+    rows[static_cast<std::size_t>(group * config.strips + strip)] =
         static_cast<std::int32_t>(order[static_cast<std::size_t>(i)] * 16);
   }
   return rows;
@@ -257,18 +267,19 @@ LaneArrays pack_lane(const CsrMatrix& csr, const LaneConfig& config, ThreadPool&
     for (std::int64_t i = from; i < to; ++i) {
       const std::int64_t warp = i % config.warps();
       const std::int64_t block = i / config.warps();
-      const std::int64_t group = block / config.split * config.row_warps + warp / config.k_warps;
-      const std::int64_t part = block % config.split * config.k_warps + warp % config.k_warps;
+      const std::int64_t group =
+          block / config.split * config.row_warps + config.row_warp(static_cast<int>(warp));
+      const std::int64_t part =
+          block % config.split * config.k_warps + config.k_warp(static_cast<int>(warp));
       const std::int64_t begin = stages * part / parts;
       const std::int64_t end = stages * (part + 1) / parts;
       const auto at = static_cast<std::size_t>(i);
-      streams[at] = StreamPacker(csr, config,
-                                 &arrays.strip_rows[static_cast<std::size_t>(group) *
-                                                    static_cast<std::size_t>(config.strips)],
-                                 begin * config.blocks, end - begin)
-                        .take();
+      const std::int32_t* first = arrays.strip_rows.data() + group * config.strips;
+      streams[at] = StreamPacker(csr, config, first, begin * config.blocks, end - begin).take();
       arrays.works[at].stages = static_cast<std::uint32_t>(end - begin);
       arrays.works[at].block = static_cast<std::uint32_t>(begin * config.blocks);
+      arrays.works[at].strips = static_cast<std::uint32_t>(
+          std::count_if(first, first + config.strips, [](std::int32_t row) { return row >= 0; }));
     }
   });
   std::uint64_t bytes = 0;

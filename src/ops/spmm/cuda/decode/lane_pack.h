@@ -1,10 +1,12 @@
-// The lane format: a weight in the order in which the warps of lane.cu use it up.
+// The lane format: a weight in the order in which the warps of lane.cu and wide.cu use it up.
 //
 // Each warp has a stream of stages. A stage of LaneConfig::blocks blocks (16 columns each) is
 //   a header of 16 bytes: how the value rows of the *next* stage go into the ring (first, to,
 //   again,
-//     again_to, again_from, rows: a byte each), then a byte a block: which half-columns swap;
-//   the masks: strips · 32 bytes a block, a byte for each strip and lane;
+//     again_to, again_from, rows: a byte each), then a byte a swap: which half-columns swap;
+//   the masks: 32 bytes for each fragment (16×16, strip by strip, then block by block) between
+//   swaps,
+//     a byte a lane;
 //   the new value rows, 128 bytes each: value [lane][half], half 0 for row g, 1 for row g + 8.
 // Nothing else is stored: 1/8 byte a position, 2 bytes a nonzero, and what padding is left (2–5 %).
 #pragma once
@@ -18,13 +20,14 @@
 
 namespace rarefy::gpu {
 
-/// As lane.cu's WarpWork.
+/// As WarpWork of lane.cuh.
 struct LaneWork {
   std::uint64_t offset = 0;
   std::uint32_t stages = 0;
   std::uint32_t block = 0;
   std::uint32_t copies[2] = {};
-  std::uint32_t pad[2] = {};
+  std::uint32_t strips = 0;  ///< That it has: the first of the configuration's.
+  std::uint32_t pad = 0;
 };
 static_assert(sizeof(LaneWork) == 32);
 

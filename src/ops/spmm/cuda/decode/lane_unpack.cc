@@ -59,12 +59,12 @@ struct Pointer {
   int row = 0, lane = 0, high = 0, level = 0;
 };
 
-std::uint8_t mask_of(const LaneConfig& config, const std::byte* masks, int strip, int lane) {
-  const int whole = config.strips / 4 * 4;
-  const int rest = config.strips % 4;
-  int at = strip / 4 * 128 + lane * 4 + strip % 4;
-  if (strip >= whole) {
-    const int within = strip - whole;
+std::uint8_t mask_of(const LaneConfig& config, const std::byte* masks, int fragment, int lane) {
+  const int whole = config.fragments() / 4 * 4;
+  const int rest = config.fragments() % 4;
+  int at = fragment / 4 * 128 + lane * 4 + fragment % 4;
+  if (fragment >= whole) {
+    const int within = fragment - whole;
     at = whole * 32;
     if (rest == 1) at += lane;
     if (rest >= 2) at += within < 2 ? lane * 2 + within : 64 + lane;
@@ -82,7 +82,7 @@ std::vector<std::uint16_t> unpack_lane(const LaneArrays& arrays, const LaneConfi
     if (work.stages == 0) continue;
     const auto warp = static_cast<int>(i) % config.warps();
     const int group = static_cast<int>(i) / config.warps() / config.split * config.row_warps +
-                      warp / config.k_warps;
+                      config.row_warp(warp);
     Ring ring(config, arrays.ring_rows);
     const std::byte* stage = arrays.stream.data() + work.offset;
     const std::byte* next =
@@ -94,28 +94,32 @@ std::vector<std::uint16_t> unpack_lane(const LaneArrays& arrays, const LaneConfi
       const std::byte* after = next;
       if (s + 1 < work.stages)
         after = ring.fetch(next, reinterpret_cast<const std::uint8_t*>(stage), config.slot_bytes());
-      for (int block = 0; block < config.blocks; ++block) {
-        const int swap = static_cast<int>(stage[6 + block]);
+      for (int q = 0; q < config.swaps(); ++q) {
+        const int swap = static_cast<int>(stage[6 + q]);
         auto before = pointers;
         for (int lane = 0; lane < kLanes; ++lane)
           for (int high = 0; high < 2; ++high)
             pointers[high][lane] = before[high ^ (swap >> 5 & 1)][lane ^ (swap & 31)];
-        const std::byte* masks = stage + LaneConfig::kHeaderBytes + block * config.mask_bytes();
-        const std::int64_t column = (work.block + std::int64_t{s} * config.blocks + block) * 16;
-        for (int strip = 0; strip < config.strips; ++strip) {
+        const std::byte* masks = stage + LaneConfig::kHeaderBytes + q * config.mask_bytes();
+        for (int f = 0; f < config.fragments(); ++f) {
+          const int strip = f % config.strips;
+          const std::int64_t block = q * config.swap_blocks + f / config.strips;
+          const std::int64_t column = (work.block + std::int64_t{s} * config.blocks + block) * 16;
           const std::int32_t first =
               arrays.strip_rows[static_cast<std::size_t>(group * config.strips + strip)];
           for (int lane = 0; lane < kLanes; ++lane) {
             for (auto& of_high : pointers)
-              if (strip % config.wrap() == 0 && of_high[lane].row >= ring.rows())
+              if (f % config.wrap() == 0 && of_high[lane].row >= ring.rows())
                 of_high[lane].row -= ring.rows();
-            const std::uint8_t mask = mask_of(config, masks, strip, lane);
+            const std::uint8_t mask = mask_of(config, masks, f, lane);
             for (int bit = 0; bit < 8; ++bit) {
               if ((mask >> bit & 1) == 0) continue;
               const int high = bit / 2 % 2;
               Pointer& p = pointers[high][lane];
               const std::int64_t row = first + lane / 4 + 8 * high;
-              const std::int64_t col = column + lane % 4 * 4 + bit / 4 * 2 + bit % 2;
+              const std::int64_t col =
+                  column + bit % 2 +
+                  (config.wide ? lane % 4 * 2 + bit / 4 * 8 : lane % 4 * 4 + bit / 4 * 2);
               if (first < 0 || row >= rows || col >= cols)
                 fail(ErrorKind::kInternal, "lane: a nonzero at {},{} of a {}x{} weight", row, col,
                      rows, cols);
