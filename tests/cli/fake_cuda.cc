@@ -161,6 +161,7 @@ NOTHING(cuGraphDestroy)
 NOTHING(cuModuleUnload)
 NOTHING(cuFuncSetAttribute)
 NOTHING(cuOccupancyMaxActiveBlocksPerMultiprocessor)
+NOTHING(cuTensorMapEncodeTiled)
 NOTHING(cuLaunchKernelEx)
 
 }  // extern "C"
