@@ -103,8 +103,8 @@ TEST(GpuFaults, NoMemoryLeft) {
 
 TEST(GpuFaults, NoDriverIsNothingToSpeakOf) {
   // A machine without a GPU is not at fault. Where there is one this test has nothing to say.
-  const Outcome doctor = run_rarefy("doctor --json");
-  for (const auto& library : doctor.json().at("gpu").at("libraries"))
+  const Json doctor = run_rarefy("doctor --json").json();
+  for (const Json& library : doctor.at("gpu").at("libraries"))
     if (library.at("name") == "driver" && library.at("error").get<std::string>().empty())
       GTEST_SKIP() << "this machine has a driver";
   const Outcome run = run_rarefy("generate -m " + kModel + " -p Once -n 4 --no-measure");
