@@ -98,6 +98,12 @@ void copy_on_device(const Stream& stream, abi::CUdeviceptr to, abi::CUdeviceptr 
   check(driver().cuMemcpyDtoDAsync_v2(to, from, bytes, stream.handle()), "copying on the device");
 }
 
+DeviceBuffer copy_on_device(const Stream& stream, const DeviceBuffer& from) {
+  DeviceBuffer to(stream, from.size());
+  copy_on_device(stream, to.address(), from.address(), from.size());
+  return to;
+}
+
 void fill_bytes(const Stream& stream, abi::CUdeviceptr to, unsigned char value, std::size_t bytes) {
   if (bytes == 0) return;
   stream.device().bind();

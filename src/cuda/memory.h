@@ -61,6 +61,8 @@ void copy_to_device(const Stream& stream, abi::CUdeviceptr to, const void* from,
 void copy_to_host(const Stream& stream, void* to, abi::CUdeviceptr from, std::size_t bytes);
 void copy_on_device(const Stream& stream, abi::CUdeviceptr to, abi::CUdeviceptr from,
                     std::size_t bytes);
+/// A buffer of its own with the same contents.
+DeviceBuffer copy_on_device(const Stream& stream, const DeviceBuffer& from);
 void fill_bytes(const Stream& stream, abi::CUdeviceptr to, unsigned char value, std::size_t bytes);
 
 /// A buffer with these contents.

@@ -32,10 +32,8 @@ class DenseOperator final : public Operator {
   [[nodiscard]] std::int64_t tokens_a_pass() const override { return kAnyNumber; }
 
   [[nodiscard]] std::unique_ptr<Operator> copy(const cuda::Stream& stream) const override {
-    cuda::DeviceBuffer weight(stream, weight_.size());
-    cuda::copy_on_device(stream, weight.address(), weight_.address(), weight_.size());
-    auto other = std::unique_ptr<DenseOperator>(
-        new DenseOperator(problem_, algorithm_, stream, std::move(weight)));
+    auto other = std::unique_ptr<DenseOperator>(new DenseOperator(
+        problem_, algorithm_, stream, cuda::copy_on_device(stream, weight_)));
     other->products_.prepare(stream, problem_.n);
     return other;
   }

@@ -28,12 +28,6 @@ struct Pieces {
   cuda::abi::CUdeviceptr row_of_piece, rows, first, sums, arrived;
 };
 
-cuda::DeviceBuffer copy_buffer(const cuda::Stream& stream, const cuda::DeviceBuffer& from) {
-  cuda::DeviceBuffer to(stream, from.size());
-  cuda::copy_on_device(stream, to.address(), from.address(), from.size());
-  return to;
-}
-
 class ComposedOperator final : public Operator {
  public:
   ComposedOperator(const ComposedConfig& config, const Problem& problem, const Weight& weight,
@@ -141,13 +135,13 @@ class ComposedOperator final : public Operator {
         heads_(from.heads_),
         cut_rows_(from.cut_rows_),
         pieces_(from.pieces_) {
-    buffers_.begin = copy_buffer(stream, from.buffers_.begin);
-    buffers_.target = copy_buffer(stream, from.buffers_.target);
-    buffers_.columns = copy_buffer(stream, from.buffers_.columns);
-    buffers_.values = copy_buffer(stream, from.buffers_.values);
-    buffers_.rows = copy_buffer(stream, from.buffers_.rows);
-    buffers_.first = copy_buffer(stream, from.buffers_.first);
-    buffers_.row_of_piece = copy_buffer(stream, from.buffers_.row_of_piece);
+    buffers_.begin = cuda::copy_on_device(stream, from.buffers_.begin);
+    buffers_.target = cuda::copy_on_device(stream, from.buffers_.target);
+    buffers_.columns = cuda::copy_on_device(stream, from.buffers_.columns);
+    buffers_.values = cuda::copy_on_device(stream, from.buffers_.values);
+    buffers_.rows = cuda::copy_on_device(stream, from.buffers_.rows);
+    buffers_.first = cuda::copy_on_device(stream, from.buffers_.first);
+    buffers_.row_of_piece = cuda::copy_on_device(stream, from.buffers_.row_of_piece);
     reserve_scratch(stream, problem_.n);
   }
 

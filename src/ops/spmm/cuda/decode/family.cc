@@ -101,16 +101,10 @@ class LaneOperator final : public Operator {
         problem_(from.problem_),
         kernel_(from.kernel_),
         expand_(from.expand_),
-        stream_(copy_of(from.stream_, stream)),
-        works_(copy_of(from.works_, stream)),
-        strip_rows_(copy_of(from.strip_rows_, stream)),
+        stream_(cuda::copy_on_device(stream, from.stream_)),
+        works_(cuda::copy_on_device(stream, from.works_)),
+        strip_rows_(cuda::copy_on_device(stream, from.strip_rows_)),
         ring_rows_(from.ring_rows_) {}
-
-  static cuda::DeviceBuffer copy_of(const cuda::DeviceBuffer& from, const cuda::Stream& stream) {
-    cuda::DeviceBuffer to(stream, from.size());
-    cuda::copy_on_device(stream, to.address(), from.address(), from.size());
-    return to;
-  }
 
   LaneConfig config_;
   Problem problem_;

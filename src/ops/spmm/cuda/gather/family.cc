@@ -61,17 +61,11 @@ class GatherOperator final : public Operator {
       : config_(from.config_),
         problem_(from.problem_),
         kernel_(from.kernel_),
-        stream_(copy_of(from.stream_, stream)),
-        warps_(copy_of(from.warps_, stream)),
-        strips_(copy_of(from.strips_, stream)),
-        places_(copy_of(from.places_, stream)),
-        groups_(copy_of(from.groups_, stream)) {}
-
-  static cuda::DeviceBuffer copy_of(const cuda::DeviceBuffer& from, const cuda::Stream& stream) {
-    cuda::DeviceBuffer to(stream, from.size());
-    cuda::copy_on_device(stream, to.address(), from.address(), from.size());
-    return to;
-  }
+        stream_(cuda::copy_on_device(stream, from.stream_)),
+        warps_(cuda::copy_on_device(stream, from.warps_)),
+        strips_(cuda::copy_on_device(stream, from.strips_)),
+        places_(cuda::copy_on_device(stream, from.places_)),
+        groups_(cuda::copy_on_device(stream, from.groups_)) {}
 
   GatherConfig config_;
   Problem problem_;

@@ -69,18 +69,12 @@ class ScatterOperator final : public Operator {
       : config_(from.config_),
         problem_(from.problem_),
         kernel_(from.kernel_),
-        stream_(copy_of(from.stream_, stream)),
-        blocks_(copy_of(from.blocks_, stream)),
-        table_(copy_of(from.table_, stream)),
-        groups_(copy_of(from.groups_, stream)),
+        stream_(cuda::copy_on_device(stream, from.stream_)),
+        blocks_(cuda::copy_on_device(stream, from.blocks_)),
+        table_(cuda::copy_on_device(stream, from.table_)),
+        groups_(cuda::copy_on_device(stream, from.groups_)),
         rounds_(from.rounds_),
         stages_(from.stages_) {}
-
-  static cuda::DeviceBuffer copy_of(const cuda::DeviceBuffer& from, const cuda::Stream& stream) {
-    cuda::DeviceBuffer to(stream, from.size());
-    cuda::copy_on_device(stream, to.address(), from.address(), from.size());
-    return to;
-  }
 
   ScatterConfig config_;
   Problem problem_;

@@ -115,9 +115,7 @@ class SlicedOperator final : public Operator {
         ranges_(from.ranges_),
         slots_(from.slots_) {
     const auto copy = [&](const cuda::DeviceBuffer& buffer) {
-      cuda::DeviceBuffer to(stream, buffer.size());
-      cuda::copy_on_device(stream, to.address(), buffer.address(), buffer.size());
-      return to;
+      return cuda::copy_on_device(stream, buffer);
     };
     const SlicedBuffers& b = from.buffers_;
     buffers_ = {copy(b.rows),        copy(b.streams),    copy(b.slices),
