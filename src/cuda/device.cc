@@ -39,6 +39,23 @@ std::string uuid_text(const abi::Uuid& uuid) {
 
 }  // namespace
 
+DeviceFacts h100_facts() {
+  DeviceFacts facts;
+  facts.name = "NVIDIA H100 80GB HBM3";
+  facts.major = 9;
+  facts.multiprocessors = 132;
+  facts.threads_per_multiprocessor = 2048;
+  facts.registers_per_multiprocessor = 65536;
+  facts.shared_per_multiprocessor = 233472;
+  facts.shared_per_block = 232448;
+  facts.l2_bytes = 50U << 20;
+  facts.memory_bytes = std::size_t{80} << 30;
+  facts.clock_ghz = 1.98;
+  facts.memory_gb_per_s = 3352;
+  facts.has_memory_pools = true;
+  return facts;
+}
+
 int Device::count() {
   if (!driver_state().error.empty()) return 0;
   int count = 0;

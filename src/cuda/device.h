@@ -29,6 +29,9 @@ struct DeviceFacts {
   [[nodiscard]] Arch arch() const { return Arch::of(major, minor); }
 };
 
+/// Facts of an H100 (SXM): what search spaces are listed and tested for where there is no GPU.
+DeviceFacts h100_facts();
+
 /// A GPU that kernels can run on; lives as long as the process. Its primary context is shared with
 /// PyTorch and others in the process.
 class Device {

@@ -32,8 +32,8 @@ class DenseOperator final : public Operator {
   [[nodiscard]] std::int64_t tokens_a_pass() const override { return kAnyNumber; }
 
   [[nodiscard]] std::unique_ptr<Operator> copy(const cuda::Stream& stream) const override {
-    auto other = std::unique_ptr<DenseOperator>(new DenseOperator(
-        problem_, algorithm_, stream, cuda::copy_on_device(stream, weight_)));
+    auto other = std::unique_ptr<DenseOperator>(
+        new DenseOperator(problem_, algorithm_, stream, cuda::copy_on_device(stream, weight_)));
     other->products_.prepare(stream, problem_.n);
     return other;
   }

@@ -1,7 +1,6 @@
 // The composed family: its search space, and its operator.
 #include <algorithm>
 #include <cmath>
-#include <set>
 
 #include "base/check.h"
 #include "cuda/kernel.h"
@@ -9,6 +8,7 @@
 #include "ops/spmm/cuda/composed/config.h"
 #include "ops/spmm/cuda/composed/pack.h"
 #include "ops/spmm/cuda/families.h"
+#include "ops/spmm/cuda/source_list.h"
 
 namespace rarefy::gpu {
 namespace {
@@ -336,9 +336,8 @@ class ComposedFamily final : public Family {
 
   [[nodiscard]] std::vector<cuda::Source> all_sources() const override {
     // The space depends on the dtypes, on N and on how long rows are; K only decides what fits.
-    const cuda::DeviceFacts hopper = large_device();
-    std::vector<cuda::Source> sources;
-    std::set<std::string> seen;
+    const cuda::DeviceFacts hopper = cuda::h100_facts();
+    SourceList sources;
     for (DType dtype : {DType::kF16, DType::kBF16, DType::kF32}) {
       for (std::int64_t n : {1, 2, 4, 8, 16, 32, 64}) {
         for (double mean : {4.0, 40.0, 400.0, 4000.0}) {
@@ -346,18 +345,14 @@ class ComposedFamily final : public Family {
             const Problem problem{
                 .m = 4096, .k = k, .n = n, .weight = dtype, .activations = dtype, .output = dtype};
             for (ComposedConfig config : search_space(problem, mean, hopper)) {
-              cuda::Source source = config.source(problem);
-              source.name += fmt::format(".{}", to_string(dtype));
-              if (seen.insert(source.name).second) sources.push_back(std::move(source));
-              cuda::Source expand = config.expand_source(problem);
-              expand.name += fmt::format(".{}", to_string(dtype));
-              if (seen.insert(expand.name).second) sources.push_back(std::move(expand));
+              sources.add(config.source(problem), dtype);
+              sources.add(config.expand_source(problem), dtype);
             }
           }
         }
       }
     }
-    return sources;
+    return std::move(sources).take();
   }
 
  private:
@@ -368,20 +363,6 @@ class ComposedFamily final : public Family {
             .build = [config, problem](const Weight& weight, const cuda::Stream& stream) {
               return std::make_unique<ComposedOperator>(config, problem, weight, stream);
             }};
-  }
-
-  /// Limits of an H100: with as much shared memory as any.
-  static cuda::DeviceFacts large_device() {
-    cuda::DeviceFacts facts;
-    facts.major = 9;
-    facts.multiprocessors = 132;
-    facts.threads_per_multiprocessor = 2048;
-    facts.registers_per_multiprocessor = 65536;
-    facts.shared_per_multiprocessor = 233472;
-    facts.shared_per_block = 232448;
-    facts.clock_ghz = 1.98;
-    facts.memory_gb_per_s = 3352;
-    return facts;
   }
 };
 

@@ -1,19 +1,17 @@
 // The decode family: bitmap weights for tensor cores, few tokens.
 #include <fmt/format.h>
 
-#include <set>
-
 #include "base/check.h"
 #include "cuda/kernel.h"
 #include "cuda/memory.h"
 #include "cuda/tensor_map.h"
 #include "ops/spmm/cuda/decode/lane_pack.h"
 #include "ops/spmm/cuda/families.h"
+#include "ops/spmm/cuda/few_tokens.h"
+#include "ops/spmm/cuda/source_list.h"
 
 namespace rarefy::gpu {
 namespace {
-
-constexpr std::int64_t kMostTokens = 128;
 
 class LaneOperator final : public Operator {
  public:
@@ -132,22 +130,7 @@ class DecodeFamily final : public Family {
   [[nodiscard]] Support supports(const Problem& problem,
                                  const cuda::DeviceFacts& device) const override {
     if (device.major < 9) return Support::no("needs compute capability 9.0");
-    if (problem.weight != DType::kF16 && problem.weight != DType::kBF16)
-      return Support::no(fmt::format("expected f16 or bf16, got {}", to_string(problem.weight)));
-    if (problem.activations != problem.weight)
-      return Support::no(fmt::format("expected activations of {}, got {}",
-                                     to_string(problem.weight), to_string(problem.activations)));
-    if (!is_compute_dtype(problem.output))
-      return Support::no(
-          fmt::format("expected f32, f16 or bf16, got {}", to_string(problem.output)));
-    if (problem.layout != Layout::kTokenMajor)
-      return Support::no("takes activations token after token only");
-    if (problem.n > kMostTokens)
-      return Support::no(fmt::format("is for at most {} tokens, got {}", kMostTokens, problem.n));
-    constexpr std::int64_t kMost = std::int64_t{1} << 30;
-    if (problem.m <= 0 || problem.k <= 0 || problem.m > kMost || problem.k > kMost)
-      return Support::no("expected between 1 and 2^30 rows and columns");
-    return Support::yes();
+    return supports_few_tokens(problem);
   }
 
   [[nodiscard]] std::vector<Candidate> candidates(const Problem& problem,
@@ -168,30 +151,23 @@ class DecodeFamily final : public Family {
   }
 
   [[nodiscard]] std::vector<cuda::Source> all_sources() const override {
-    cuda::DeviceFacts hopper;  // Limits of an H100.
-    hopper.major = 9;
-    hopper.multiprocessors = 132;
-    hopper.shared_per_block = 232448;
-    std::vector<cuda::Source> sources;
-    std::set<std::string> seen;
+    const cuda::DeviceFacts hopper = cuda::h100_facts();
+    SourceList sources;
     // What weights of models' layers get: how many strips a warp has follows from M.
     const auto add = [&](DType dtype, std::int64_t m, std::int64_t n) {
       const Problem problem{
           .m = m, .k = 4096, .n = n, .weight = dtype, .activations = dtype, .output = dtype};
       constexpr double kDensity = 0.3;
       for (const LaneConfig& config : configs(problem, kDensity, hopper)) {
-        cuda::Source source = config.source(problem);
-        source.name += fmt::format(".{}", to_string(dtype));
-        if (seen.insert(source.name).second) sources.push_back(std::move(source));
-        cuda::Source expand = config.expand_source(config.expected_ring_rows(kDensity));
-        if (seen.insert(expand.name).second) sources.push_back(std::move(expand));
+        sources.add(config.source(problem), dtype);
+        sources.add(config.expand_source(config.expected_ring_rows(kDensity)));
       }
     };
     for (const std::int64_t m : {4096, 14336}) {
       for (const std::int64_t n : {8, 16, 32, 64, 128}) add(DType::kF16, m, n);
     }
     add(DType::kBF16, 4096, 16);
-    return sources;
+    return std::move(sources).take();
   }
 };
 

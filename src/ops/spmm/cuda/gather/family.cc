@@ -1,18 +1,16 @@
 // The gather family: lists of nonzeros on tensor cores, few tokens.
 #include <fmt/format.h>
 
-#include <set>
-
 #include "base/check.h"
 #include "cuda/kernel.h"
 #include "cuda/memory.h"
 #include "ops/spmm/cuda/families.h"
+#include "ops/spmm/cuda/few_tokens.h"
 #include "ops/spmm/cuda/gather/gather_pack.h"
+#include "ops/spmm/cuda/source_list.h"
 
 namespace rarefy::gpu {
 namespace {
-
-constexpr std::int64_t kMostTokens = 128;
 
 class GatherOperator final : public Operator {
  public:
@@ -80,21 +78,7 @@ class GatherFamily final : public Family {
   [[nodiscard]] Support supports(const Problem& problem,
                                  const cuda::DeviceFacts& device) const override {
     if (device.major < 9) return Support::no("needs compute capability 9.0");
-    if (problem.weight != DType::kF16 && problem.weight != DType::kBF16)
-      return Support::no(fmt::format("expected f16 or bf16, got {}", to_string(problem.weight)));
-    if (problem.activations != problem.weight)
-      return Support::no(fmt::format("expected activations of {}, got {}",
-                                     to_string(problem.weight), to_string(problem.activations)));
-    if (!is_compute_dtype(problem.output))
-      return Support::no(
-          fmt::format("expected f32, f16 or bf16, got {}", to_string(problem.output)));
-    if (problem.layout != Layout::kTokenMajor)
-      return Support::no("takes activations token after token only");
-    if (problem.n > kMostTokens)
-      return Support::no(fmt::format("is for at most {} tokens, got {}", kMostTokens, problem.n));
-    constexpr std::int64_t kMost = std::int64_t{1} << 30;
-    if (problem.m <= 0 || problem.k <= 0 || problem.m > kMost || problem.k > kMost)
-      return Support::no("expected between 1 and 2^30 rows and columns");
+    if (Support support = supports_few_tokens(problem); !support) return support;
     if (gather_configs(problem, device).empty())
       return Support::no(
           fmt::format("the activations of {} columns, or the sums of {} rows, do not fit in the "
@@ -120,24 +104,18 @@ class GatherFamily final : public Family {
   }
 
   [[nodiscard]] std::vector<cuda::Source> all_sources() const override {
-    cuda::DeviceFacts hopper;  // Limits of an H100.
-    hopper.major = 9;
-    hopper.multiprocessors = 132;
-    hopper.shared_per_block = 232448;
-    std::vector<cuda::Source> sources;
-    std::set<std::string> seen;
+    const cuda::DeviceFacts hopper = cuda::h100_facts();
+    SourceList sources;
     for (const DType dtype : {DType::kF16, DType::kBF16}) {
       for (const std::int64_t n : {8, 16, 32}) {
         const Problem problem{
             .m = 4096, .k = 4096, .n = n, .weight = dtype, .activations = dtype, .output = dtype};
         for (const GatherConfig& config : gather_configs(problem, hopper)) {
-          cuda::Source source = config.source(problem);
-          source.name += fmt::format(".{}", to_string(dtype));
-          if (seen.insert(source.name).second) sources.push_back(std::move(source));
+          sources.add(config.source(problem), dtype);
         }
       }
     }
-    return sources;
+    return std::move(sources).take();
   }
 };
 

@@ -1,18 +1,16 @@
 // The scatter family: dense tiles made of nonzeros in shared memory, tens of tokens.
 #include <fmt/format.h>
 
-#include <set>
-
 #include "base/check.h"
 #include "cuda/kernel.h"
 #include "cuda/memory.h"
 #include "ops/spmm/cuda/families.h"
+#include "ops/spmm/cuda/few_tokens.h"
 #include "ops/spmm/cuda/scatter/scatter_pack.h"
+#include "ops/spmm/cuda/source_list.h"
 
 namespace rarefy::gpu {
 namespace {
-
-constexpr std::int64_t kMostTokens = 128;
 
 class ScatterOperator final : public Operator {
  public:
@@ -90,23 +88,8 @@ class ScatterFamily final : public Family {
   [[nodiscard]] Support supports(const Problem& problem,
                                  const cuda::DeviceFacts& device) const override {
     if (device.major != 9) return Support::no("needs compute capability 9.0, for its wgmma");
-    if (problem.weight != DType::kF16 && problem.weight != DType::kBF16)
-      return Support::no(fmt::format("expected f16 or bf16, got {}", to_string(problem.weight)));
-    if (problem.activations != problem.weight)
-      return Support::no(fmt::format("expected activations of {}, got {}",
-                                     to_string(problem.weight), to_string(problem.activations)));
-    if (!is_compute_dtype(problem.output))
-      return Support::no(
-          fmt::format("expected f32, f16 or bf16, got {}", to_string(problem.output)));
-    if (problem.layout != Layout::kTokenMajor)
-      return Support::no("takes activations token after token only");
-    if (problem.n > kMostTokens)
-      return Support::no(fmt::format("is for at most {} tokens, got {}", kMostTokens, problem.n));
     // A stage of the table names one of 2^16 blocks of 64 columns.
-    constexpr std::int64_t kMostRows = std::int64_t{1} << 30, kMostColumns = 1 << 22;
-    if (problem.m <= 0 || problem.k <= 0 || problem.m > kMostRows || problem.k > kMostColumns)
-      return Support::no("expected between 1 and 2^30 rows, and 1 and 2^22 columns");
-    return Support::yes();
+    return supports_few_tokens(problem, std::int64_t{1} << 22);
   }
 
   [[nodiscard]] std::vector<Candidate> candidates(const Problem& problem,
@@ -126,20 +109,14 @@ class ScatterFamily final : public Family {
   }
 
   [[nodiscard]] std::vector<cuda::Source> all_sources() const override {
-    cuda::DeviceFacts hopper;  // Limits of an H100.
-    hopper.major = 9;
-    hopper.multiprocessors = 132;
-    hopper.shared_per_block = 232448;
-    std::vector<cuda::Source> sources;
-    std::set<std::string> seen;
+    const cuda::DeviceFacts hopper = cuda::h100_facts();
+    SourceList sources;
     // What weights of models' layers get: how many rows a tile has follows from M.
     const auto add = [&](DType dtype, std::int64_t m, std::int64_t n, double density) {
       const Problem problem{
           .m = m, .k = 4096, .n = n, .weight = dtype, .activations = dtype, .output = dtype};
       for (const ScatterConfig& config : scatter_configs(problem, density, hopper)) {
-        cuda::Source source = config.source(problem);
-        source.name += fmt::format(".{}", to_string(dtype));
-        if (seen.insert(source.name).second) sources.push_back(std::move(source));
+        sources.add(config.source(problem), dtype);
       }
     };
     for (const std::int64_t m : {4096, 14336, 28672}) {
@@ -148,7 +125,7 @@ class ScatterFamily final : public Family {
       }
     }
     add(DType::kBF16, 14336, 32, 0.1);
-    return sources;
+    return std::move(sources).take();
   }
 };
 

@@ -2,7 +2,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <set>
 
 #include "base/check.h"
 #include "cuda/kernel.h"
@@ -10,6 +9,7 @@
 #include "ops/spmm/cuda/families.h"
 #include "ops/spmm/cuda/sliced/config.h"
 #include "ops/spmm/cuda/sliced/pack.h"
+#include "ops/spmm/cuda/source_list.h"
 
 namespace rarefy::gpu {
 namespace {
@@ -232,9 +232,8 @@ class SlicedFamily final : public Family {
   }
 
   [[nodiscard]] std::vector<cuda::Source> all_sources() const override {
-    const cuda::DeviceFacts hopper = large_device();
-    std::vector<cuda::Source> sources;
-    std::set<std::string> seen;
+    const cuda::DeviceFacts hopper = cuda::h100_facts();
+    SourceList sources;
     for (DType dtype : {DType::kF16, DType::kBF16, DType::kF32}) {
       // All planes; K in one part, and in several.
       for (std::int64_t k : {4096, 14336}) {
@@ -242,32 +241,15 @@ class SlicedFamily final : public Family {
             .m = 4096, .k = k, .n = 64, .weight = dtype, .activations = dtype, .output = dtype};
         for (const SlicedConfig& config :
              search_space(problem, 100, hopper, [](const SlicedConfig&) { return 512; })) {
-          cuda::Source source = config.source(problem);
-          source.name += fmt::format(".{}", to_string(dtype));
-          if (seen.insert(source.name).second) sources.push_back(std::move(source));
-          cuda::Source expand = config.expand_source(problem);
-          expand.name += fmt::format(".{}", to_string(dtype));
-          if (seen.insert(expand.name).second) sources.push_back(std::move(expand));
+          sources.add(config.source(problem), dtype);
+          sources.add(config.expand_source(problem), dtype);
         }
       }
     }
-    return sources;
+    return std::move(sources).take();
   }
 
  private:
-  /// Limits of an H100: with as much shared memory as any.
-  static cuda::DeviceFacts large_device() {
-    cuda::DeviceFacts facts;
-    facts.major = 9;
-    facts.multiprocessors = 132;
-    facts.threads_per_multiprocessor = 2048;
-    facts.registers_per_multiprocessor = 65536;
-    facts.shared_per_multiprocessor = 233472;
-    facts.shared_per_block = 232448;
-    facts.clock_ghz = 1.98;
-    facts.memory_gb_per_s = 3352;
-    return facts;
-  }
 };
 
 }  // namespace
