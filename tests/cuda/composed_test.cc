@@ -10,11 +10,10 @@
 #include <random>
 #include <set>
 
-#include "gpu_or_skip.h"
+#include "family_on_device.h"
 #include "ops/spmm/cuda/composed/pack.h"
 #include "ops/spmm/cuda/families.h"
 #include "ops/spmm/cuda/search.h"
-#include "spmm_case.h"
 
 namespace rarefy::gpu {
 namespace {
@@ -93,15 +92,7 @@ TEST(PackComposed, HoldsEveryNonzeroOnceInWholeVectors) {
 }
 
 TEST(ComposedFamily, OffersLegalConfigurationsOfDistinctNames) {
-  cuda::DeviceFacts hopper;
-  hopper.major = 9;
-  hopper.multiprocessors = 132;
-  hopper.threads_per_multiprocessor = 2048;
-  hopper.registers_per_multiprocessor = 65536;
-  hopper.shared_per_multiprocessor = 233472;
-  hopper.shared_per_block = 232448;
-  hopper.clock_ghz = 1.98;
-  hopper.memory_gb_per_s = 3352;
+  const cuda::DeviceFacts hopper = cuda::h100_facts();
   for (const std::int64_t k : {64, 4096, 200000}) {
     for (const std::int64_t n : {1, 3, 16, 200}) {
       PatternStats pattern;
@@ -121,55 +112,14 @@ TEST(ComposedFamily, OffersLegalConfigurationsOfDistinctNames) {
   }
 }
 
-class ComposedOnDevice : public ::testing::Test {
+class ComposedOnDevice : public FamilyOnDevice {
  protected:
-  void SetUp() override { RAREFY_SKIP_WITHOUT_GPU(); }
-
-  /// Runs every `step`th candidate of the problem.
-  static void check(const TestWeight& weight, Problem problem, std::size_t step,
-                    float special = 0) {
-    const cuda::Stream stream;
-    problem.m = weight.source->rows();
-    problem.k = weight.source->cols();
-    problem.weight = weight.source->dtype();
-    const Case run(weight, problem, special);
-    const std::vector<Candidate> candidates =
-        composed_family().candidates(problem, weight.pattern, stream.device().facts());
-    ASSERT_FALSE(candidates.empty());
-    compile_ahead(candidates, step);
-    for (std::size_t i = 0; i < candidates.size(); i += step) {
-      check_one(candidates[i], weight, run, stream);
-      if (HasFatalFailure()) return;
-      if (!candidates[i].refine || i % (3 * step) != 0) continue;
-      for (const Candidate& variation : candidates[i].refine()) {
-        check_one(variation, weight, run, stream);
-        if (HasFatalFailure()) return;
-      }
-    }
-  }
-
-  static void check_one(const Candidate& candidate, const TestWeight& weight, const Case& run,
-                        const cuda::Stream& stream) {
-    const std::unique_ptr<Operator> op = candidate.build(weight.weight(), stream);
-    const std::vector<float> result = run.device(*op, stream);
-    run.expect_close(result, candidate.name);
-    // The same operator again: scratch must be as it was found.
-    const std::vector<float> again = run.device(*op, stream);
-    run.expect_close(again, candidate.name + " again");
-    if (candidate.name.find("anyorder") != std::string::npos) return;
-    const std::vector<float> copied = run.device(*op->copy(stream), stream);
-    for (const std::vector<float>& other : {again, copied}) {
-      ASSERT_EQ(std::memcmp(other.data(), result.data(), result.size() * sizeof(float)), 0)
-          << candidate.name << " gives other bits the second time";
-    }
-  }
+  ComposedOnDevice() : FamilyOnDevice(composed_family(), {}) {}
 };
 
 TEST_F(ComposedOnDevice, EveryPatternEveryDtype) {
   for (const DType dtype : {DType::kF16, DType::kBF16, DType::kF32}) {
-    for (const Pattern pattern :
-         {Pattern::kUniform, Pattern::kEmptyRows, Pattern::kOneFullRow, Pattern::kRowSkew,
-          Pattern::kColumnRuns, Pattern::kZero, Pattern::kFull, Pattern::kNegativeZeros}) {
+    for (const Pattern pattern : kEveryPattern) {
       const TestWeight weight({131, 515, pattern, 0.1}, dtype);
       check(weight, {.n = 3, .activations = dtype, .output = dtype}, 23);
     }
@@ -226,9 +176,7 @@ TEST_F(ComposedOnDevice, RowsThatAreAlikeNeedNoList) {
 
 TEST_F(ComposedOnDevice, MixedDtypesAndEpilogues) {
   const TestWeight weight({65, 300, Pattern::kRowSkew, 0.2}, DType::kBF16);
-  for (const Epilogue& e :
-       {Epilogue{Activation::kRelu, true, false}, Epilogue{Activation::kGelu, false, true},
-        Epilogue{Activation::kSilu, true, true}}) {
+  for (const Epilogue& e : kSomeEpilogues) {
     check(weight,
           {.n = 4,
            .activations = DType::kF32,

@@ -6,23 +6,12 @@
 #include <limits>
 #include <set>
 
-#include "gpu_or_skip.h"
+#include "family_on_device.h"
 #include "ops/spmm/cuda/decode/lane_pack.h"
 #include "ops/spmm/cuda/families.h"
-#include "spmm_case.h"
 
 namespace rarefy::gpu {
 namespace {
-
-cuda::DeviceFacts hopper() {
-  cuda::DeviceFacts facts;
-  facts.major = 9;
-  facts.multiprocessors = 132;
-  facts.shared_per_block = 232448;
-  facts.clock_ghz = 1.98;
-  facts.memory_gb_per_s = 3352;
-  return facts;
-}
 
 /// How many groups a configuration of these strips needs for so many rows.
 LaneConfig config_for(std::int64_t rows, LaneConfig config) {
@@ -138,9 +127,9 @@ TEST(DecodeFamily, OffersConfigurationsThatHoldAllRows) {
     for (const std::int64_t n : {1, 16, 33, 128}) {
       for (const double density : {0.5, 0.1}) {
         const Problem problem{.m = m, .k = 4096, .n = n};
-        std::vector<LaneConfig> found = lane_configs(problem, density, hopper());
+        std::vector<LaneConfig> found = lane_configs(problem, density, cuda::h100_facts());
         EXPECT_FALSE(found.empty()) << m << " " << n;
-        const std::vector<LaneConfig> wide = wide_configs(problem, density, hopper());
+        const std::vector<LaneConfig> wide = wide_configs(problem, density, cuda::h100_facts());
         EXPECT_FALSE(wide.empty()) << m << " " << n;
         found.insert(found.end(), wide.begin(), wide.end());
         std::set<std::string> names;
@@ -149,7 +138,7 @@ TEST(DecodeFamily, OffersConfigurationsThatHoldAllRows) {
           EXPECT_LT((std::int64_t{c.row_tiles} - 1) * c.row_warps * 16, m) << c.name();
           EXPECT_LE(c.shared_bytes(c.expected_ring_rows(density)), 232448) << c.name();
           EXPECT_TRUE(names.insert(c.name()).second) << c.name();
-          const double us = estimate_us(c, problem, density, hopper());
+          const double us = estimate_us(c, problem, density, cuda::h100_facts());
           EXPECT_GT(us, 1) << c.name();
           EXPECT_LT(us, 1e5) << c.name();
         }
@@ -160,73 +149,31 @@ TEST(DecodeFamily, OffersConfigurationsThatHoldAllRows) {
 
 TEST(DecodeFamily, SaysWhatItDoesNotTake) {
   Problem problem{.m = 64, .k = 64, .n = 1};
-  EXPECT_TRUE(decode_family().supports(problem, hopper()));
+  EXPECT_TRUE(decode_family().supports(problem, cuda::h100_facts()));
   problem.weight = problem.activations = DType::kF32;
-  EXPECT_NE(decode_family().supports(problem, hopper()).reason.find("f32"), std::string::npos);
+  EXPECT_NE(decode_family().supports(problem, cuda::h100_facts()).reason.find("f32"),
+            std::string::npos);
   problem.weight = problem.activations = DType::kF16;
   problem.layout = Layout::kFeatureMajor;
-  EXPECT_FALSE(decode_family().supports(problem, hopper()));
+  EXPECT_FALSE(decode_family().supports(problem, cuda::h100_facts()));
   problem.layout = Layout::kTokenMajor;
-  cuda::DeviceFacts ampere = hopper();
+  cuda::DeviceFacts ampere = cuda::h100_facts();
   ampere.major = 8;
   EXPECT_NE(decode_family().supports(problem, ampere).reason.find("9.0"), std::string::npos);
 }
 
-class DecodeOnDevice : public ::testing::Test {
+class DecodeOnDevice : public FamilyOnDevice {
  protected:
-  void SetUp() override {
-    RAREFY_SKIP_WITHOUT_GPU();
-    if (cuda::Device::get().facts().major < 9) GTEST_SKIP() << "needs compute capability 9.0";
-  }
-
-  /// Runs about `count` candidates of the problem, from first to last.
-  static void check(const TestWeight& weight, Problem problem, std::size_t count,
-                    float special = 0) {
-    const cuda::Stream stream;
-    problem.m = weight.source->rows();
-    problem.k = weight.source->cols();
-    problem.weight = problem.activations = weight.source->dtype();
-    const Case run(weight, problem, special);
-    std::vector<Candidate> candidates =
-        decode_family().candidates(problem, weight.pattern, stream.device().facts());
-    ASSERT_FALSE(candidates.empty());
-    const std::size_t step = std::max<std::size_t>(1, candidates.size() / count);
-    for (std::size_t i = 0; i * step < candidates.size(); ++i)
-      std::swap(candidates[i], candidates[i * step]);
-    candidates.resize((candidates.size() + step - 1) / step);
-    const cuda::Arch arch = stream.device().facts().arch();
-    default_pool().parallel_dynamic(
-        static_cast<std::int64_t>(candidates.size()), 1, [&](std::int64_t begin, std::int64_t end) {
-          for (std::int64_t i = begin; i < end; ++i)
-            (void)cuda::compile(candidates[static_cast<std::size_t>(i)].source, arch);
-        });
-    for (std::size_t i = 0; i < candidates.size(); ++i) {
-      std::unique_ptr<Operator> op;
-      try {
-        op = candidates[i].build(weight.weight(), stream);
-      } catch (const Error& error) {
-        // Patterns that are far from uniform may need rings that do not fit.
-        ASSERT_EQ(error.kind(), ErrorKind::kUnsupported) << error.what();
-        continue;
-      }
-      const std::vector<float> result = run.device(*op, stream);
-      run.expect_close(result, candidates[i].name);
-      if (HasFatalFailure()) return;
-      const std::vector<float> again = run.device(*op->copy(stream), stream);
-      ASSERT_EQ(std::memcmp(again.data(), result.data(), result.size() * sizeof(float)), 0)
-          << candidates[i].name << " gives other bits the second time";
-    }
-  }
+  DecodeOnDevice()
+      : FamilyOnDevice(decode_family(), {.major = 9, .one_dtype = true, .may_refuse = true}) {}
 };
 
 TEST_F(DecodeOnDevice, EveryPattern) {
   for (const DType dtype : {DType::kF16, DType::kBF16}) {
-    for (const Pattern pattern :
-         {Pattern::kUniform, Pattern::kEmptyRows, Pattern::kOneFullRow, Pattern::kRowSkew,
-          Pattern::kColumnRuns, Pattern::kZero, Pattern::kFull, Pattern::kNegativeZeros}) {
+    for (const Pattern pattern : kEveryPattern) {
       const TestWeight weight({131, 520, pattern, 0.4}, dtype);
-      check(weight, {.n = 3, .output = dtype}, 4);
-      check(weight, {.n = 20, .output = dtype}, 4);
+      check_about(weight, {.n = 3, .output = dtype}, 4);
+      check_about(weight, {.n = 20, .output = dtype}, 4);
     }
   }
 }
@@ -234,73 +181,50 @@ TEST_F(DecodeOnDevice, EveryPattern) {
 TEST_F(DecodeOnDevice, EveryNumberOfTokens) {
   const TestWeight weight({300, 1000, Pattern::kUniform, 0.3}, DType::kF16);
   for (const std::int64_t n : {1, 2, 5, 8, 9, 16, 17, 33, 64, 100, 128, 300})
-    check(weight, {.n = n}, 6);
+    check_about(weight, {.n = n}, 6);
 }
 
 TEST_F(DecodeOnDevice, ColumnsThatAreNotAligned) {
   for (const std::int64_t cols : {1, 7, 15, 33, 517}) {
     const TestWeight weight({70, cols, Pattern::kUniform, 0.5}, DType::kBF16);
-    check(weight, {.n = 4, .output = DType::kF32}, 4);
-    check(weight, {.n = 20, .output = DType::kF32}, 6);
+    check_about(weight, {.n = 4, .output = DType::kF32}, 4);
+    check_about(weight, {.n = 20, .output = DType::kF32}, 6);
   }
 }
 
 TEST_F(DecodeOnDevice, EveryConfigurationOfOneProblem) {
   const TestWeight weight({4096, 1024, Pattern::kUniform, 0.3}, DType::kF16);
   constexpr std::size_t kAll = 1000;
-  for (const std::int64_t n : {8, 16, 64}) check(weight, {.n = n}, kAll);
+  for (const std::int64_t n : {8, 16, 64}) check_about(weight, {.n = n}, kAll);
 }
 
 TEST_F(DecodeOnDevice, Epilogues) {
   const TestWeight weight({90, 300, Pattern::kRowSkew, 0.4}, DType::kBF16);
-  for (const Epilogue& e :
-       {Epilogue{Activation::kRelu, true, false}, Epilogue{Activation::kGelu, false, true},
-        Epilogue{Activation::kSilu, true, true}}) {
-    check(weight,
-          {.n = 4,
-           .output = DType::kF32,
-           .activation = e.activation,
-           .bias = e.bias,
-           .residual = e.residual},
-          3);
-    check(weight,
-          {.n = 40,
-           .output = DType::kBF16,
-           .activation = e.activation,
-           .bias = e.bias,
-           .residual = e.residual},
-          5);
+  for (const Epilogue& e : kSomeEpilogues) {
+    check_about(weight,
+                {.n = 4,
+                 .output = DType::kF32,
+                 .activation = e.activation,
+                 .bias = e.bias,
+                 .residual = e.residual},
+                3);
+    check_about(weight,
+                {.n = 40,
+                 .output = DType::kBF16,
+                 .activation = e.activation,
+                 .bias = e.bias,
+                 .residual = e.residual},
+                5);
   }
 }
 
 TEST_F(DecodeOnDevice, FollowsTheKernelAheadInTheStream) {
-  // Its weights are fetched before the kernel ahead has ended, its activations only after: here the
-  // kernel ahead writes them.
   const TestWeight weight({512, 512, Pattern::kUniform, 0.3}, DType::kF16);
   for (const std::int64_t n : {8, 64}) {
-    const cuda::Stream stream;
     const Problem problem{.m = 512, .k = 512, .n = n};
     // The last one is of the wide kernel where there are many tokens.
-    const std::vector<Candidate> candidates =
-        decode_family().candidates(problem, weight.pattern, stream.device().facts());
-    const std::unique_ptr<Operator> op = candidates.back().build(weight.weight(), stream);
-    std::vector<std::uint16_t> x(static_cast<std::size_t>(512 * n), 0x2C00);  // 1/16
-    const cuda::DeviceBuffer first = cuda::upload<std::uint16_t>(stream, x);
-    const cuda::DeviceBuffer second(stream, first.size()), third(stream, first.size());
-    const auto chain = [&] {
-      op->enqueue(
-          stream,
-          {.b = first.address(), .b_stride = 512, .c = second.address(), .c_stride = 512, .n = n});
-      op->enqueue(
-          stream,
-          {.b = second.address(), .b_stride = 512, .c = third.address(), .c_stride = 512, .n = n});
-      return cuda::download<std::uint16_t>(stream, third);
-    };
-    const std::vector<std::uint16_t> expected = chain();
-    for (int i = 0; i < 50; ++i) {
-      cuda::fill_bytes(stream, second.address(), 0xFF, second.size());
-      ASSERT_EQ(chain(), expected) << i;
-    }
+    const std::vector<Candidate> candidates = candidates_of(weight, problem);
+    expect_follows(std::span(candidates).last(1), weight, problem);
   }
 }
 
@@ -308,7 +232,8 @@ TEST_F(DecodeOnDevice, NotFiniteActivationsReachTheRowsThatHoldThem) {
   const TestWeight weight({64, 128, Pattern::kFull, 1.0}, DType::kF16);
   for (const float special :
        {std::numeric_limits<float>::infinity(), std::numeric_limits<float>::quiet_NaN()})
-    for (const std::int64_t n : {1, 24}) check(weight, {.n = n, .output = DType::kF32}, 4, special);
+    for (const std::int64_t n : {1, 24})
+      check_about(weight, {.n = n, .output = DType::kF32}, 4, special);
 }
 
 }  // namespace

@@ -33,22 +33,13 @@ class Pretended final : public Operator {
   bool expands_;
 };
 
-cuda::DeviceFacts hopper() {
-  cuda::DeviceFacts facts;
-  facts.major = 9;
-  facts.multiprocessors = 132;
-  facts.clock_ghz = 1.98;
-  facts.memory_gb_per_s = 3352;
-  return facts;
-}
-
 TEST(TokensToExpandFor, GrowWithWhatAPassServes) {
   const Problem problem{.m = 14336, .k = 4096, .n = 1};
   constexpr std::size_t kBytes = 45'000'000;
   constexpr double kPassUs = 20;
   const auto from = [&](std::int64_t a_pass, bool expands = true) {
     const Pretended op(kBytes, a_pass, expands);
-    return tokens_to_expand_for(op, op, problem, kPassUs, hopper());
+    return tokens_to_expand_for(op, op, problem, kPassUs, cuda::h100_facts());
   };
   // Writing 117 MB and reading them again takes five to seven passes.
   ASSERT_TRUE(from(1).has_value());
@@ -60,11 +51,11 @@ TEST(TokensToExpandFor, GrowWithWhatAPassServes) {
   Problem features = problem;
   features.layout = Layout::kFeatureMajor;
   const Pretended op(kBytes, 8, true);
-  EXPECT_FALSE(tokens_to_expand_for(op, op, features, kPassUs, hopper()).has_value());
+  EXPECT_FALSE(tokens_to_expand_for(op, op, features, kPassUs, cuda::h100_facts()).has_value());
   // Where another format has to be expanded, its bytes count.
   const Pretended thin(kBytes / 10, 8, true), thick(kBytes * 3, 8, true), closed(kBytes, 8, false);
   const auto with = [&](const Operator& source) {
-    return *tokens_to_expand_for(closed, source, problem, kPassUs, hopper());
+    return *tokens_to_expand_for(closed, source, problem, kPassUs, cuda::h100_facts());
   };
   EXPECT_LT(with(thin), with(thick));
 }

@@ -6,23 +6,12 @@
 #include <limits>
 #include <set>
 
-#include "gpu_or_skip.h"
+#include "family_on_device.h"
 #include "ops/spmm/cuda/families.h"
 #include "ops/spmm/cuda/gather/gather_pack.h"
-#include "spmm_case.h"
 
 namespace rarefy::gpu {
 namespace {
-
-cuda::DeviceFacts hopper() {
-  cuda::DeviceFacts facts;
-  facts.major = 9;
-  facts.multiprocessors = 132;
-  facts.shared_per_block = 232448;
-  facts.clock_ghz = 1.98;
-  facts.memory_gb_per_s = 3352;
-  return facts;
-}
 
 GatherConfig config_for(std::int64_t rows, std::int64_t cols, int split, int tiles, int warps) {
   const auto strips = static_cast<int>((rows + 15) / 16);
@@ -35,9 +24,7 @@ GatherConfig config_for(std::int64_t rows, std::int64_t cols, int split, int til
 
 TEST(PackGather, ReturnsEveryBit) {
   constexpr std::int64_t kRows = 150, kCols = 803;
-  for (const Pattern pattern :
-       {Pattern::kUniform, Pattern::kEmptyRows, Pattern::kOneFullRow, Pattern::kRowSkew,
-        Pattern::kColumnRuns, Pattern::kZero, Pattern::kFull, Pattern::kNegativeZeros}) {
+  for (const Pattern pattern : kEveryPattern) {
     const TestWeight w({kRows, kCols, pattern, 0.1}, DType::kF16);
     const auto& csr = dynamic_cast<const CsrMatrix&>(*w.csr);
     std::vector<std::uint16_t> expected(static_cast<std::size_t>(kRows * kCols));
@@ -134,7 +121,7 @@ TEST(GatherFamily, OffersConfigurationsThatHoldAllRows) {
     for (const std::int64_t n : {1, 16, 33, 128}) {
       for (const std::int64_t k : {1, 4096, 8192}) {
         const Problem problem{.m = m, .k = k, .n = n};
-        const std::vector<GatherConfig> found = gather_configs(problem, hopper());
+        const std::vector<GatherConfig> found = gather_configs(problem, cuda::h100_facts());
         EXPECT_FALSE(found.empty()) << m << " " << k << " " << n;
         PatternStats pattern;
         pattern.rows = m;
@@ -147,7 +134,7 @@ TEST(GatherFamily, OffersConfigurationsThatHoldAllRows) {
           EXPECT_EQ(c.columns % 8, 0) << c.name();
           EXPECT_LE(c.shared_bytes(), 232448) << c.name();
           EXPECT_TRUE(names.insert(c.name()).second) << c.name();
-          const double us = estimate_us(c, problem, pattern, hopper());
+          const double us = estimate_us(c, problem, pattern, cuda::h100_facts());
           EXPECT_GT(us, 1) << c.name();
           EXPECT_LT(us, 1e5) << c.name();
         }
@@ -158,57 +145,31 @@ TEST(GatherFamily, OffersConfigurationsThatHoldAllRows) {
 
 TEST(GatherFamily, SaysWhatItDoesNotTake) {
   Problem problem{.m = 64, .k = 64, .n = 1};
-  EXPECT_TRUE(gather_family().supports(problem, hopper()));
+  EXPECT_TRUE(gather_family().supports(problem, cuda::h100_facts()));
   problem.weight = problem.activations = DType::kF32;
-  EXPECT_NE(gather_family().supports(problem, hopper()).reason.find("f32"), std::string::npos);
+  EXPECT_NE(gather_family().supports(problem, cuda::h100_facts()).reason.find("f32"),
+            std::string::npos);
   problem.weight = problem.activations = DType::kF16;
   problem.k = 1 << 20;
-  EXPECT_NE(gather_family().supports(problem, hopper()).reason.find("1048576 columns"),
+  EXPECT_NE(gather_family().supports(problem, cuda::h100_facts()).reason.find("1048576 columns"),
             std::string::npos);
   problem.k = 64;
   problem.layout = Layout::kFeatureMajor;
-  EXPECT_FALSE(gather_family().supports(problem, hopper()));
+  EXPECT_FALSE(gather_family().supports(problem, cuda::h100_facts()));
   problem.layout = Layout::kTokenMajor;
-  cuda::DeviceFacts ampere = hopper();
+  cuda::DeviceFacts ampere = cuda::h100_facts();
   ampere.major = 8;
   EXPECT_NE(gather_family().supports(problem, ampere).reason.find("9.0"), std::string::npos);
 }
 
-class GatherOnDevice : public ::testing::Test {
+class GatherOnDevice : public FamilyOnDevice {
  protected:
-  void SetUp() override {
-    RAREFY_SKIP_WITHOUT_GPU();
-    if (cuda::Device::get().facts().major < 9) GTEST_SKIP() << "needs compute capability 9.0";
-  }
-
-  /// Runs every `step`th candidate of the problem.
-  static void check(const TestWeight& weight, Problem problem, std::size_t step = 1) {
-    const cuda::Stream stream;
-    problem.m = weight.source->rows();
-    problem.k = weight.source->cols();
-    problem.weight = problem.activations = weight.source->dtype();
-    const Case run(weight, problem);
-    const std::vector<Candidate> candidates =
-        gather_family().candidates(problem, weight.pattern, stream.device().facts());
-    ASSERT_FALSE(candidates.empty());
-    for (std::size_t i = 0; i < candidates.size(); i += step) {
-      const Candidate& candidate = candidates[i];
-      const std::unique_ptr<Operator> op = candidate.build(weight.weight(), stream);
-      const std::vector<float> result = run.device(*op, stream);
-      run.expect_close(result, candidate.name);
-      if (HasFatalFailure()) return;
-      const std::vector<float> again = run.device(*op->copy(stream), stream);
-      ASSERT_EQ(std::memcmp(again.data(), result.data(), result.size() * sizeof(float)), 0)
-          << candidate.name << " gives other bits the second time";
-    }
-  }
+  GatherOnDevice() : FamilyOnDevice(gather_family(), {.major = 9, .one_dtype = true}) {}
 };
 
 TEST_F(GatherOnDevice, EveryPattern) {
   for (const DType dtype : {DType::kF16, DType::kBF16}) {
-    for (const Pattern pattern :
-         {Pattern::kUniform, Pattern::kEmptyRows, Pattern::kOneFullRow, Pattern::kRowSkew,
-          Pattern::kColumnRuns, Pattern::kZero, Pattern::kFull, Pattern::kNegativeZeros}) {
+    for (const Pattern pattern : kEveryPattern) {
       const TestWeight weight({131, 1030, pattern, 0.1}, dtype);
       check(weight, {.n = 3, .output = dtype}, 3);
     }
@@ -237,9 +198,7 @@ TEST_F(GatherOnDevice, ManyStripsOfABlock) {
 
 TEST_F(GatherOnDevice, Epilogues) {
   const TestWeight weight({90, 600, Pattern::kRowSkew, 0.2}, DType::kBF16);
-  for (const Epilogue& e :
-       {Epilogue{Activation::kRelu, true, false}, Epilogue{Activation::kGelu, false, true},
-        Epilogue{Activation::kSilu, true, true}}) {
+  for (const Epilogue& e : kSomeEpilogues) {
     check(weight,
           {.n = 4,
            .output = DType::kF32,
@@ -251,33 +210,9 @@ TEST_F(GatherOnDevice, Epilogues) {
 }
 
 TEST_F(GatherOnDevice, FollowsTheKernelAheadInTheStream) {
-  // Its weights are fetched before the kernel ahead has ended, its activations only after: here the
-  // kernel ahead writes them.
   const TestWeight weight({512, 512, Pattern::kUniform, 0.1}, DType::kF16);
-  const cuda::Stream stream;
   const Problem problem{.m = 512, .k = 512, .n = 8};
-  const std::vector<Candidate> candidates =
-      gather_family().candidates(problem, weight.pattern, stream.device().facts());
-  for (const Candidate& candidate : candidates) {
-    const std::unique_ptr<Operator> op = candidate.build(weight.weight(), stream);
-    std::vector<std::uint16_t> x(512 * 8, 0x2C00);  // 1/16
-    const cuda::DeviceBuffer first = cuda::upload<std::uint16_t>(stream, x);
-    const cuda::DeviceBuffer second(stream, first.size()), third(stream, first.size());
-    const auto chain = [&] {
-      op->enqueue(
-          stream,
-          {.b = first.address(), .b_stride = 512, .c = second.address(), .c_stride = 512, .n = 8});
-      op->enqueue(
-          stream,
-          {.b = second.address(), .b_stride = 512, .c = third.address(), .c_stride = 512, .n = 8});
-      return cuda::download<std::uint16_t>(stream, third);
-    };
-    const std::vector<std::uint16_t> expected = chain();
-    for (int i = 0; i < 20; ++i) {
-      cuda::fill_bytes(stream, second.address(), 0xFF, second.size());
-      ASSERT_EQ(chain(), expected) << candidate.name << " " << i;
-    }
-  }
+  expect_follows(candidates_of(weight, problem), weight, problem);
 }
 
 TEST_F(GatherOnDevice, NotFiniteActivationsReachTheRowsThatHoldThem) {

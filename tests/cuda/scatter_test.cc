@@ -7,23 +7,12 @@
 #include <limits>
 #include <set>
 
-#include "gpu_or_skip.h"
+#include "family_on_device.h"
 #include "ops/spmm/cuda/families.h"
 #include "ops/spmm/cuda/scatter/scatter_pack.h"
-#include "spmm_case.h"
 
 namespace rarefy::gpu {
 namespace {
-
-cuda::DeviceFacts hopper() {
-  cuda::DeviceFacts facts;
-  facts.major = 9;
-  facts.multiprocessors = 132;
-  facts.shared_per_block = 232448;
-  facts.clock_ghz = 1.98;
-  facts.memory_gb_per_s = 3352;
-  return facts;
-}
 
 ScatterConfig config_for(std::int64_t m, int rows, int split, int per_warp) {
   return {.rows = rows,
@@ -34,9 +23,7 @@ ScatterConfig config_for(std::int64_t m, int rows, int split, int per_warp) {
 
 TEST(PackScatter, ReturnsEveryBit) {
   constexpr std::int64_t kRows = 150, kCols = 803;
-  for (const Pattern pattern :
-       {Pattern::kUniform, Pattern::kEmptyRows, Pattern::kOneFullRow, Pattern::kRowSkew,
-        Pattern::kColumnRuns, Pattern::kZero, Pattern::kFull, Pattern::kNegativeZeros}) {
+  for (const Pattern pattern : kEveryPattern) {
     const TestWeight w({kRows, kCols, pattern, 0.1}, DType::kF16);
     const auto& csr = dynamic_cast<const CsrMatrix&>(*w.csr);
     std::vector<std::uint16_t> expected(static_cast<std::size_t>(kRows * kCols));
@@ -114,7 +101,8 @@ TEST(ScatterFamily, OffersConfigurationsThatHoldAllRows) {
     for (const std::int64_t n : {1, 16, 33, 128}) {
       for (const double density : {0.5, 0.1, 0.01}) {
         const Problem problem{.m = m, .k = 4096, .n = n};
-        const std::vector<ScatterConfig> found = scatter_configs(problem, density, hopper());
+        const std::vector<ScatterConfig> found =
+            scatter_configs(problem, density, cuda::h100_facts());
         EXPECT_FALSE(found.empty()) << m << " " << n;
         std::set<std::string> names;
         for (const ScatterConfig& c : found) {
@@ -123,7 +111,7 @@ TEST(ScatterFamily, OffersConfigurationsThatHoldAllRows) {
           EXPECT_LE(c.rows, ScatterConfig::kMostRows) << c.name();
           EXPECT_EQ(c.rows % 8, 0) << c.name();
           EXPECT_TRUE(names.insert(c.name()).second) << c.name();
-          const double us = estimate_us(c, problem, density, hopper());
+          const double us = estimate_us(c, problem, density, cuda::h100_facts());
           EXPECT_GT(us, 1) << c.name();
           EXPECT_LT(us, 1e5) << c.name();
         }
@@ -134,64 +122,32 @@ TEST(ScatterFamily, OffersConfigurationsThatHoldAllRows) {
 
 TEST(ScatterFamily, SaysWhatItDoesNotTake) {
   Problem problem{.m = 64, .k = 64, .n = 1};
-  EXPECT_TRUE(scatter_family().supports(problem, hopper()));
+  EXPECT_TRUE(scatter_family().supports(problem, cuda::h100_facts()));
   problem.weight = problem.activations = DType::kF32;
-  EXPECT_NE(scatter_family().supports(problem, hopper()).reason.find("f32"), std::string::npos);
+  EXPECT_NE(scatter_family().supports(problem, cuda::h100_facts()).reason.find("f32"),
+            std::string::npos);
   problem.weight = problem.activations = DType::kF16;
   problem.k = 1 << 23;
-  EXPECT_NE(scatter_family().supports(problem, hopper()).reason.find("2^22"), std::string::npos);
+  EXPECT_NE(scatter_family().supports(problem, cuda::h100_facts()).reason.find("4194304 columns"),
+            std::string::npos);
   problem.k = 64;
   problem.layout = Layout::kFeatureMajor;
-  EXPECT_FALSE(scatter_family().supports(problem, hopper()));
+  EXPECT_FALSE(scatter_family().supports(problem, cuda::h100_facts()));
   problem.layout = Layout::kTokenMajor;
-  cuda::DeviceFacts blackwell = hopper();
+  cuda::DeviceFacts blackwell = cuda::h100_facts();
   blackwell.major = 10;
   EXPECT_NE(scatter_family().supports(problem, blackwell).reason.find("wgmma"), std::string::npos);
 }
 
-class ScatterOnDevice : public ::testing::Test {
+class ScatterOnDevice : public FamilyOnDevice {
  protected:
-  void SetUp() override {
-    RAREFY_SKIP_WITHOUT_GPU();
-    if (cuda::Device::get().facts().major < 9) GTEST_SKIP() << "needs compute capability 9.0";
-  }
-
-  /// Runs every `step`th candidate of the problem.
-  static void check(const TestWeight& weight, Problem problem, std::size_t step = 1,
-                    float special = 0) {
-    const cuda::Stream stream;
-    problem.m = weight.source->rows();
-    problem.k = weight.source->cols();
-    problem.weight = problem.activations = weight.source->dtype();
-    const Case run(weight, problem, special);
-    const std::vector<Candidate> candidates =
-        scatter_family().candidates(problem, weight.pattern, stream.device().facts());
-    ASSERT_FALSE(candidates.empty());
-    for (std::size_t i = 0; i < candidates.size(); i += step) {
-      const Candidate& candidate = candidates[i];
-      std::unique_ptr<Operator> op;
-      try {
-        op = candidate.build(weight.weight(), stream);
-      } catch (const Error& error) {
-        // Patterns that are far from uniform may need more stages than fit.
-        ASSERT_EQ(error.kind(), ErrorKind::kUnsupported) << error.what();
-        continue;
-      }
-      const std::vector<float> result = run.device(*op, stream);
-      run.expect_close(result, candidate.name);
-      if (HasFatalFailure()) return;
-      const std::vector<float> again = run.device(*op->copy(stream), stream);
-      ASSERT_EQ(std::memcmp(again.data(), result.data(), result.size() * sizeof(float)), 0)
-          << candidate.name << " gives other bits the second time";
-    }
-  }
+  ScatterOnDevice()
+      : FamilyOnDevice(scatter_family(), {.major = 9, .one_dtype = true, .may_refuse = true}) {}
 };
 
 TEST_F(ScatterOnDevice, EveryPattern) {
   for (const DType dtype : {DType::kF16, DType::kBF16}) {
-    for (const Pattern pattern :
-         {Pattern::kUniform, Pattern::kEmptyRows, Pattern::kOneFullRow, Pattern::kRowSkew,
-          Pattern::kColumnRuns, Pattern::kZero, Pattern::kFull, Pattern::kNegativeZeros}) {
+    for (const Pattern pattern : kEveryPattern) {
       const TestWeight weight({131, 1030, pattern, 0.1}, dtype);
       check(weight, {.n = 3, .output = dtype}, 3);
     }
@@ -220,9 +176,7 @@ TEST_F(ScatterOnDevice, TilesOfManyRows) {
 
 TEST_F(ScatterOnDevice, Epilogues) {
   const TestWeight weight({90, 600, Pattern::kRowSkew, 0.2}, DType::kBF16);
-  for (const Epilogue& e :
-       {Epilogue{Activation::kRelu, true, false}, Epilogue{Activation::kGelu, false, true},
-        Epilogue{Activation::kSilu, true, true}}) {
+  for (const Epilogue& e : kSomeEpilogues) {
     check(weight,
           {.n = 4,
            .output = DType::kF32,
@@ -234,33 +188,9 @@ TEST_F(ScatterOnDevice, Epilogues) {
 }
 
 TEST_F(ScatterOnDevice, FollowsTheKernelAheadInTheStream) {
-  // Its weights are fetched before the kernel ahead has ended, its activations only after: here the
-  // kernel ahead writes them.
   const TestWeight weight({512, 512, Pattern::kUniform, 0.1}, DType::kF16);
-  const cuda::Stream stream;
   const Problem problem{.m = 512, .k = 512, .n = 8};
-  const std::vector<Candidate> candidates =
-      scatter_family().candidates(problem, weight.pattern, stream.device().facts());
-  for (const Candidate& candidate : candidates) {
-    const std::unique_ptr<Operator> op = candidate.build(weight.weight(), stream);
-    std::vector<std::uint16_t> x(512 * 8, 0x2C00);  // 1/16
-    const cuda::DeviceBuffer first = cuda::upload<std::uint16_t>(stream, x);
-    const cuda::DeviceBuffer second(stream, first.size()), third(stream, first.size());
-    const auto chain = [&] {
-      op->enqueue(
-          stream,
-          {.b = first.address(), .b_stride = 512, .c = second.address(), .c_stride = 512, .n = 8});
-      op->enqueue(
-          stream,
-          {.b = second.address(), .b_stride = 512, .c = third.address(), .c_stride = 512, .n = 8});
-      return cuda::download<std::uint16_t>(stream, third);
-    };
-    const std::vector<std::uint16_t> expected = chain();
-    for (int i = 0; i < 20; ++i) {
-      cuda::fill_bytes(stream, second.address(), 0xFF, second.size());
-      ASSERT_EQ(chain(), expected) << candidate.name << " " << i;
-    }
-  }
+  expect_follows(candidates_of(weight, problem), weight, problem);
 }
 
 TEST_F(ScatterOnDevice, NotFiniteActivationsReachTheRowsThatHoldThem) {

@@ -8,10 +8,9 @@
 #include <numeric>
 #include <set>
 
-#include "gpu_or_skip.h"
+#include "family_on_device.h"
 #include "ops/spmm/cuda/families.h"
 #include "ops/spmm/cuda/sliced/pack.h"
-#include "spmm_case.h"
 
 namespace rarefy::gpu {
 namespace {
@@ -184,31 +183,9 @@ TEST(SplitRows, GivesRangesOfLikeWork) {
   }
 }
 
-class SlicedOnDevice : public ::testing::Test {
+class SlicedOnDevice : public FamilyOnDevice {
  protected:
-  void SetUp() override { RAREFY_SKIP_WITHOUT_GPU(); }
-
-  /// Runs every `step`th candidate of the problem.
-  static void check(const TestWeight& weight, Problem problem, std::size_t step,
-                    float special = 0) {
-    const cuda::Stream stream;
-    problem.m = weight.source->rows();
-    problem.k = weight.source->cols();
-    problem.weight = weight.source->dtype();
-    const Case run(weight, problem, special);
-    const std::vector<Candidate> candidates =
-        sliced_family().candidates(problem, weight.pattern, stream.device().facts());
-    compile_ahead(candidates, step);
-    for (std::size_t i = 0; i < candidates.size(); i += step) {
-      const std::unique_ptr<Operator> op = candidates[i].build(weight.weight(), stream);
-      const std::vector<float> result = run.device(*op, stream);
-      run.expect_close(result, candidates[i].name);
-      if (HasFatalFailure()) return;
-      const std::vector<float> again = run.device(*op->copy(stream), stream);
-      ASSERT_EQ(std::memcmp(again.data(), result.data(), result.size() * sizeof(float)), 0)
-          << candidates[i].name << " gives other bits the second time";
-    }
-  }
+  SlicedOnDevice() : FamilyOnDevice(sliced_family(), {}) {}
 };
 
 TEST_F(SlicedOnDevice, EveryPatternEveryDtype) {
@@ -239,9 +216,7 @@ TEST_F(SlicedOnDevice, EveryConfigurationOfProblemsWithPartsAndPieces) {
 
 TEST_F(SlicedOnDevice, MixedDtypesAndEpilogues) {
   const TestWeight weight({65, 300, Pattern::kRowSkew, 0.1}, DType::kBF16);
-  for (const Epilogue& e :
-       {Epilogue{Activation::kRelu, true, false}, Epilogue{Activation::kGelu, false, true},
-        Epilogue{Activation::kSilu, true, true}}) {
+  for (const Epilogue& e : kSomeEpilogues) {
     check(weight,
           {.n = 8,
            .activations = DType::kF32,
