@@ -17,6 +17,7 @@
 #include "cuda/number.cuh"
 #include "cuda/vector_load.cuh"
 #include "ops/attention/cuda/place.cuh"
+#include "ops/attention/cuda/softmax.cuh"
 #include "ops/rope/cuda/head.cuh"
 
 constexpr int kWarps = 8;
@@ -45,7 +46,6 @@ constexpr int kMostSplits = MOST_SPLITS;
 // Of a multiprocessor: as many as registers allow beside the sums and the rows on their way.
 constexpr int kSums = GROUP * kTurns * kVector;
 constexpr int kBlocks = kSums <= 16 && kPieces % kLanes == 0 ? 3 : kSums <= 32 ? 2 : 1;
-constexpr float kLog2E = 1.4426950408889634F;
 constexpr int kRatio = HEADS / KV_HEADS;
 constexpr int kGroupsAHead = kRatio / GROUP;
 constexpr int kWidth = KV_HEADS * HEAD_DIM;
@@ -57,12 +57,6 @@ using Piece = Pack<KV, kVector>;
 
 __device__ __forceinline__ float minus_infinity() {
   return __int_as_float(0xFF800000);
-}
-
-__device__ __forceinline__ float power_of_two(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
 }
 
 __device__ __forceinline__ float warp_most(float value) {

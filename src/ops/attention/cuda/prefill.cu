@@ -7,6 +7,7 @@
 #include "cuda/number.cuh"
 #include "cuda/vector_load.cuh"
 #include "ops/attention/cuda/place.cuh"
+#include "ops/attention/cuda/softmax.cuh"
 
 constexpr int kTile = 64;      // Queries of a block, and keys of a step.
 constexpr int kThreads = 256;  // 16×16: each has 4×4 scores, and 4 rows × HEAD_DIM/16 results.
@@ -15,7 +16,6 @@ constexpr int kStride = kTile + 4;
 constexpr int kColumns = (HEAD_DIM + 15) / 16;
 constexpr int kPadded = (HEAD_DIM + 3) / 4 * 4;
 constexpr float kUnseen = -1e30F;  // Below any score.
-constexpr float kLog2E = 1.4426950408889634F;
 
 static_assert(HEAD_DIM % 2 == 0);
 
@@ -25,12 +25,6 @@ struct Shared {
   float weights[kTile][kTile + 1];
   float values[kTile][kPadded];
 };
-
-__device__ __forceinline__ float power_of_two(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
 
 /// Elements d…d+3 of a head; zeros past its end.
 template <class T>

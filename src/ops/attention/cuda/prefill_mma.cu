@@ -10,6 +10,7 @@
 #include "cuda/dependent.cuh"
 #include "cuda/number.cuh"
 #include "ops/attention/cuda/place.cuh"
+#include "ops/attention/cuda/softmax.cuh"
 
 constexpr int kWarps = 4;
 constexpr int kThreads = kWarps * 32;
@@ -19,7 +20,6 @@ constexpr int kRow = HEAD_DIM + 8;  // In shared memory: eight rows of 16 bytes 
 constexpr int kSteps = HEAD_DIM / 16;
 constexpr int kPieces = HEAD_DIM / 8;  // Of 16 bytes a row.
 constexpr float kUnseen = -1e30F;      // Below any score.
-constexpr float kLog2E = 1.4426950408889634F;
 
 static_assert(HEAD_DIM % 16 == 0 && HEAD_DIM <= 128 && sizeof(X) == 2);
 
@@ -27,12 +27,6 @@ struct Shared {
   X keys[2][kKeys][kRow];
   X values[2][kKeys][kRow];
 };
-
-__device__ __forceinline__ float power_of_two(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
 
 template <class T>
 constexpr bool kIsF16 = false;
