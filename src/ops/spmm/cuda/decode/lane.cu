@@ -138,41 +138,16 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
 
   if (lane == 0) {
     for (int i = 0; i < kSlots; ++i) {
-      asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(barriers + i * 8) : "memory");
-      if (row_warp == 0)
-        asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_barriers + i * 8),
-                     "r"(kSharers)
-                     : "memory");
+      init_barrier(barriers + i * 8, 1);
+      if (row_warp == 0) init_barrier(shared_barriers + i * 8, kSharers);
     }
-    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
-    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+    publish_barriers();
+    fence_async_proxy();
   }
   __syncwarp();
 
-  // Fetches a stage. first, second: its header. Rows go to `to_row` and, where they are also behind
-  // the ring's end or wrap around it, `again` rows from `again_from` on to `again_to`.
-  const u8* next = stream + work.offset;
-  u32 fetching = 0;
-  const auto fetch = [&](u32 first, u32 second) {
-    const u32 rows_now = first & 0xff, to_row = first >> 8 & 0xff, again = first >> 16 & 0xff,
-              again_to = first >> 24, again_from = second & 0xff, rows = second >> 8 & 0xff;
-    const u32 barrier = barriers + fetching * 8;
-    if (elected()) {
-      asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier),
-                   "r"(kSlotBytes + (rows_now + again) * kRowBytes)
-                   : "memory");
-      bulk_copy(base + slots + fetching * kSlotBytes, next, kSlotBytes, barrier);
-      if (rows_now != 0)
-        bulk_copy(base + ring + to_row * kRowBytes, next + kSlotBytes, rows_now * kRowBytes,
-                  barrier);
-      if (again != 0)
-        bulk_copy(base + ring + again_to * kRowBytes, next + kSlotBytes + again_from * kRowBytes,
-                  again * kRowBytes, barrier);
-    }
-    next += kSlotBytes + rows * kRowBytes;
-    fetching ^= 1;
-  };
-  if (stages > 0) fetch(work.copies[0], work.copies[1]);
+  StageCopies<kSlotBytes> weights{stream + work.offset, base + ring, base + slots, barriers};
+  if (stages > 0) weights.fetch(work.copies[0], work.copies[1]);
 
   const u32 rows_at = all_barriers + kBarriers;  // Of the strips of this block.
   if (threadIdx.x < kStrips)
@@ -201,7 +176,7 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
     const u8* tile = shared + activations + slot * kActivationBytes + lane * 8;
     if (stage + 1 < stages) {
       const uint2 copies = *reinterpret_cast<const uint2*>(header);
-      fetch(copies.x, copies.y);
+      weights.fetch(copies.x, copies.y);
       slot ^= 1;
       // All that share activations have done with those of the stage before.
       if constexpr (ROW_WARPS > 1)

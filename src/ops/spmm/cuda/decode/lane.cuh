@@ -2,7 +2,7 @@
 // ring into A fragments, sums of a cluster.
 #pragma once
 
-#include "cuda/number.cuh"
+#include "cuda/shared_barrier.cuh"
 
 constexpr int kRowBytes = 128;  // Of a level.
 constexpr int kHeaderBytes = 16;
@@ -17,37 +17,33 @@ struct alignas(16) WarpWork {
   u32 pad;
 };
 
-__device__ __forceinline__ u32 shared_address(const void* p) {
-  return static_cast<u32>(__cvta_generic_to_shared(p));
-}
+/// Fetches a warp's stages: masks to one of two slots, rows of values to the ring at `ring`. The
+/// addresses are of shared memory, `barriers` one for each slot.
+template <int SLOT_BYTES>
+struct StageCopies {
+  const u8* next;
+  u32 ring, slots, barriers;
+  u32 slot = 0;
 
-__device__ __forceinline__ void bulk_copy(u32 to, const u8* from, u32 bytes, u32 barrier) {
-  asm volatile(
-      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::
-          "r"(to),
-      "l"(from), "r"(bytes), "r"(barrier)
-      : "memory");
-}
-
-__device__ __forceinline__ void arrive(u32 barrier) {
-  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
-}
-
-__device__ __forceinline__ void wait_for(u32 barrier, u32 phase) {
-  asm volatile(
-      "{\n.reg .pred done;\nagain:\n"
-      "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
-      "@done bra.uni past;\nbra.uni again;\npast:\n}" ::"r"(barrier),
-      "r"(phase)
-      : "memory");
-}
-
-__device__ __forceinline__ bool elected() {
-  u32 yes;
-  asm volatile("{\n.reg .pred p;\nelect.sync _|p, 0xffffffff;\nselp.u32 %0, 1, 0, p;\n}"
-               : "=r"(yes));
-  return yes != 0;
-}
+  /// first, second: the stage's header. Rows go to `to_row` and, where they are also behind the
+  /// ring's end or wrap around it, `again` rows from `again_from` on to `again_to`.
+  __device__ __forceinline__ void fetch(u32 first, u32 second) {
+    const u32 rows_now = first & 0xff, to_row = first >> 8 & 0xff, again = first >> 16 & 0xff,
+              again_to = first >> 24, again_from = second & 0xff, rows = second >> 8 & 0xff;
+    const u32 barrier = barriers + slot * 8;
+    if (elected()) {
+      arrive_expecting(barrier, SLOT_BYTES + (rows_now + again) * kRowBytes);
+      bulk_copy(slots + slot * SLOT_BYTES, next, SLOT_BYTES, barrier);
+      if (rows_now != 0)
+        bulk_copy(ring + to_row * kRowBytes, next + SLOT_BYTES, rows_now * kRowBytes, barrier);
+      if (again != 0)
+        bulk_copy(ring + again_to * kRowBytes, next + SLOT_BYTES + again_from * kRowBytes,
+                  again * kRowBytes, barrier);
+    }
+    next += SLOT_BYTES + rows * kRowBytes;
+    slot ^= 1;
+  }
+};
 
 /// The eight positions of a lane in a strip, apart: merging waits for the loads, so it is done one
 /// strip later.

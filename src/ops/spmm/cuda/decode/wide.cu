@@ -154,7 +154,7 @@ __device__ __forceinline__ void copy_activations(const u16* b, i64 stride, int c
                  "h"(x)
                  : "memory");
   }
-  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+  fence_async_proxy();
   __syncwarp();
   if (elected()) arrive(barrier);
 }
@@ -216,42 +216,17 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
   if (threadIdx.x < kStrips) row = strip_rows[blockIdx.x / SPLIT * kStrips + threadIdx.x];
 
   if (lane == 0) {
-    for (int i = 0; i < kWeightSlots; ++i)
-      asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(barriers + i * 8) : "memory");
-    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
-    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+    for (int i = 0; i < kWeightSlots; ++i) init_barrier(barriers + i * 8, 1);
+    publish_barriers();
+    fence_async_proxy();
   }
   __syncwarp();
 
-  // Fetches a stage. first, second: its header. Rows go to `to_row` and, where they are also behind
-  // the ring's end or wrap around it, `again` rows from `again_from` on to `again_to`.
-  const u8* next = stream + work.offset;
-  u32 fetching = 0;
-  const auto fetch = [&](u32 first, u32 second) {
-    const u32 rows_now = first & 0xff, to_row = first >> 8 & 0xff, again = first >> 16 & 0xff,
-              again_to = first >> 24, again_from = second & 0xff, rows = second >> 8 & 0xff;
-    const u32 barrier = barriers + fetching * 8;
-    if (elected()) {
-      asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier),
-                   "r"(kSlotBytes + (rows_now + again) * kRowBytes)
-                   : "memory");
-      bulk_copy(base + slots + fetching * kSlotBytes, next, kSlotBytes, barrier);
-      if (rows_now != 0)
-        bulk_copy(base + ring + to_row * kRowBytes, next + kSlotBytes, rows_now * kRowBytes,
-                  barrier);
-      if (again != 0)
-        bulk_copy(base + ring + again_to * kRowBytes, next + kSlotBytes + again_from * kRowBytes,
-                  again * kRowBytes, barrier);
-    }
-    next += kSlotBytes + rows * kRowBytes;
-    fetching ^= 1;
-  };
-  if (stages > 0) fetch(work.copies[0], work.copies[1]);
+  StageCopies<kSlotBytes> weights{stream + work.offset, base + ring, base + slots, barriers};
+  if (stages > 0) weights.fetch(work.copies[0], work.copies[1]);
 
   if (threadIdx.x < 2 * K_GROUPS * SLOTS)
-    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(all_full + threadIdx.x * 8),
-                 "r"(threadIdx.x / SLOTS % 2 == 0 ? 1 : kRowWarps)
-                 : "memory");
+    init_barrier(all_full + threadIdx.x * 8, threadIdx.x / SLOTS % 2 == 0 ? 1 : kRowWarps);
   if (threadIdx.x < kStrips)
     asm volatile("st.shared.s32 [%0], %1;" ::"r"(rows_at + threadIdx.x * 4), "r"(row) : "memory");
   __syncthreads();
@@ -300,7 +275,7 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
     const u8* header = shared + slots + weight_slot * kSlotBytes;
     if (stage + 1 < stages) {
       const uint2 copies = *reinterpret_cast<const uint2*>(header);
-      fetch(copies.x, copies.y);
+      weights.fetch(copies.x, copies.y);
     }
     if (fetches && stage + kAhead < stages) fetch_next_activations();
     wait_for(full + slot * 8, phase);

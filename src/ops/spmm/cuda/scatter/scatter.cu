@@ -21,6 +21,7 @@
 //
 // Constants: ROWS, SLABS (of 16 tokens), PER_WARP, ACTIVATION_STAGES, SPLIT, C_TYPE and those of
 // epilogue.cuh; wgmma() for ROWS and the dtype stands in front.
+#include "cuda/shared_barrier.cuh"
 #include "ops/spmm/cuda/epilogue.cuh"
 
 using C = C_TYPE;
@@ -45,42 +46,11 @@ struct alignas(16) ScatterBlock {
   u32 stages;
 };
 
-__device__ __forceinline__ void init_barrier(u32 barrier, u32 arrivals) {
-  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals) : "memory");
-}
-
-__device__ __forceinline__ void arrive(u32 barrier) {
-  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
-}
-
-__device__ __forceinline__ void wait_for(u32 barrier, u32 phase) {
-  asm volatile(
-      "{\n.reg .pred done;\nagain:\n"
-      "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
-      "@done bra.uni past;\nbra.uni again;\npast:\n}" ::"r"(barrier),
-      "r"(phase)
-      : "memory");
-}
-
-__device__ __forceinline__ void bulk_copy(u32 to, const u32* from, u32 bytes, u32 barrier) {
-  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes)
-               : "memory");
-  asm volatile(
-      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::
-          "r"(to),
-      "l"(from), "r"(bytes), "r"(barrier)
-      : "memory");
-}
-
 __device__ __forceinline__ void store_low(u32 at, u32 word) {
   asm volatile(
       "{\n.reg .b16 low, high;\nmov.b32 {low, high}, %1;\nst.shared.b16 [%0], low;\n}" ::"r"(at),
       "r"(word)
       : "memory");
-}
-
-__device__ __forceinline__ void tiles_visible_to_wgmma() {
-  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
 
 __device__ __forceinline__ void cluster_barrier() {
@@ -167,8 +137,9 @@ __device__ __forceinline__ void scatter_stages(u8* shared, u32 base, const Layou
     for (int i = 0; i < kGroups && to_fetch < stages; ++i, ++to_fetch) {
       const u32 rounds = table[to_fetch] >> 16;
       if (i == group) {
-        bulk_copy(slots + fetch_slot * word_slot_bytes, stream, rounds * 128,
-                  slots_filled + fetch_slot * 8);
+        const u32 barrier = slots_filled + fetch_slot * 8;
+        arrive_expecting(barrier, rounds * 128);
+        bulk_copy(slots + fetch_slot * word_slot_bytes, stream, rounds * 128, barrier);
         fetch_slot = fetch_slot == kWordSlots - 1 ? 0 : fetch_slot + 1;
       }
       stream += rounds * 32;
@@ -221,7 +192,7 @@ __device__ __forceinline__ void scatter_stages(u8* shared, u32 base, const Layou
         if (i < mine[half]) store_low(tile + (words[half][i] >> 16), words[half][i]);
       }
       asm volatile("cp.async.wait_group %0;" ::"n"(ACTIVATION_STAGES) : "memory");
-      tiles_visible_to_wgmma();
+      fence_async_proxy();
       __syncwarp();
       if (lane == 0) arrive(base + at.filled + buffer * 8);
       if (++slot == kWordSlots) {
@@ -290,7 +261,7 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
                  i64 c_stride, const float* bias, const C* residual, i64 residual_stride, int m,
                  int k, int n) {
   extern __shared__ __align__(1024) u8 shared[];
-  const u32 base = static_cast<u32>(__cvta_generic_to_shared(shared));
+  const u32 base = shared_address(shared);
   const Layout at(word_slot_bytes, most_stages);
   const ScatterBlock work = blocks[blockIdx.x];
   const int stages = work.stages;
@@ -305,8 +276,8 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
       init_barrier(base + at.emptied + i * 8, kConsumers);
     }
     for (int i = 0; i < kGroups * kWordSlots; ++i) init_barrier(base + at.words_filled + i * 8, 1);
-    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
-    tiles_visible_to_wgmma();
+    publish_barriers();
+    fence_async_proxy();
   }
   for (int i = threadIdx.x; i < stages; i += kThreads) table_here[i] = table[work.first_stage + i];
   for (int i = threadIdx.x; i < ROWS / 8; i += kThreads)
@@ -315,7 +286,7 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
   uint4* tiles = reinterpret_cast<uint4*>(shared + at.tiles);
   for (int i = threadIdx.x; i < kBuffers * kTileBytes / 16; i += kThreads)
     tiles[i] = make_uint4(0, 0, 0, 0);
-  tiles_visible_to_wgmma();
+  fence_async_proxy();
   __syncthreads();
 
   const int first_token = blockIdx.y * kTokens;
