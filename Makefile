@@ -22,7 +22,9 @@ build: deps $(BUILD)/build.ninja
 demo: build
 	tools/demo.sh $(BUILD)/rarefy
 
-test: deps $(BUILD)/build.ninja
+test: deps
+	tools/python_env.sh
+	@cmake --preset release >/dev/null
 	cmake --build $(BUILD) -j $(JOBS) $(QUIET)
 	tools/run_tests.sh $(BUILD)
 

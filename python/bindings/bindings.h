@@ -1,0 +1,13 @@
+// One function an area, called when the module is made.
+#pragma once
+
+#include <nanobind/nanobind.h>
+
+namespace rarefy::python {
+
+void bind_errors();
+void bind_process(nanobind::module_& module);
+void bind_matrix(nanobind::module_& module);
+void bind_linear(nanobind::module_& module);
+
+}  // namespace rarefy::python

@@ -1,0 +1,89 @@
+// What torch's operators call, made for little overhead: no result is allocated here, no argument
+// is parsed twice.
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/string.h>
+
+#include <cstring>
+
+#include "arguments.h"
+#include "array.h"
+#include "bindings.h"
+#include "packed.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace rarefy::python {
+namespace {
+
+/// The biases of a layer as f32, whatever their dtype.
+class Bias {
+ public:
+  Bias(const Array& array, std::int64_t count) {
+    require(array.ndim() == 1 && array.size() == count && is_compute_dtype(array.dtype()),
+            "bias: expected f32, f16 or bf16 [{}], got {}", count, array.describe());
+    const void* data = array.contiguous(array.dtype());
+    if (array.dtype() == DType::kF32) {
+      values_ = static_cast<const float*>(data);
+      return;
+    }
+    converted_ = Buffer(static_cast<std::size_t>(count) * sizeof(float));
+    convert_elements(data, array.dtype(), converted_.data(), DType::kF32,
+                     static_cast<std::size_t>(count));
+    values_ = converted_.as<float>();
+  }
+  [[nodiscard]] const float* values() const { return values_; }
+
+ private:
+  Buffer converted_;
+  const float* values_ = nullptr;
+};
+
+std::shared_ptr<Packed> weight_argument(const ArrayArgument& handle) {
+  const Array array(handle, "weight");
+  const void* words = array.contiguous(DType::kI64);
+  require(array.size() == 2, "weight: expected a handle (i64 [2]), got {}", array.describe());
+  Packed::Handle numbers;
+  std::memcpy(numbers.data(), words, sizeof(numbers));
+  return Packed::find(numbers);
+}
+
+/// out = act(x·Aᵀ + bias) over the last dimension, A being the weight of the handle or its
+/// transpose. False, with nothing done, where x has to be made contiguous first.
+bool linear(const ArrayArgument& x_argument, const ArrayArgument& weight,
+            const std::optional<ArrayArgument>& bias_argument, const std::string& activation,
+            bool transposed, const ArrayArgument& out_argument) {
+  const std::shared_ptr<Packed> packed = weight_argument(weight);
+  const Array x(x_argument, "x");
+  const Array out = Array::output(out_argument, "out");
+  const std::int64_t rows = packed->matrix()->rows();
+  const std::int64_t cols = packed->matrix()->cols();
+  const std::int64_t features = transposed ? rows : cols;
+  require(x.ndim() >= 1 && x.shape(x.ndim() - 1) == features && is_compute_dtype(x.dtype()),
+          "x: expected f32, f16 or bf16 […, {}], got {}", features, x.describe());
+  SpmmArgs args;
+  MatrixRef b;
+  if (!x.rows(b)) return false;
+  args.b = b;
+  require(out.rows(args.c) && args.c.rows == b.rows && args.c.cols == (transposed ? cols : rows),
+          "out: expected [{}, {}] in memory, got {}", b.rows, transposed ? cols : rows,
+          out.describe());
+  args.activation = activation_argument(activation);
+  std::optional<Bias> bias;
+  if (bias_argument) args.bias = bias.emplace(Array(*bias_argument, "bias"), args.c.cols).values();
+  // bf16 activations lose nothing so, and take the faster kernels.
+  args.precision = b.dtype == DType::kBF16 ? Precision::kBf16 : Precision::kExact;
+  const nb::gil_scoped_release unlocked;
+  ThreadPool& pool = default_pool();
+  (transposed ? packed->transposed(pool) : packed)->run(args, pool);
+  return true;
+}
+
+}  // namespace
+
+void bind_linear(nb::module_& module) {
+  module.def("linear", &linear, "x"_a, "weight"_a, "bias"_a.none(), "activation"_a, "transposed"_a,
+             "out"_a);
+}
+
+}  // namespace rarefy::python

@@ -1,0 +1,201 @@
+// Packed weights: pack, read back, multiply.
+#include "rarefy/matrix.h"
+
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/shared_ptr.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <vector>
+
+#include "arguments.h"
+#include "array.h"
+#include "bindings.h"
+#include "packed.h"
+#include "rarefy/sddmm.h"
+#include "rarefy/spmm.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace rarefy::python {
+namespace {
+
+using PackedPtr = std::shared_ptr<Packed>;
+
+PackedPtr pack_source(const RowSource& source, const FormatSpec& spec,
+                      const std::optional<std::string>& dtype) {
+  const DType type = dtype ? dtype_argument(*dtype, "dtype") : source.dtype();
+  const nb::gil_scoped_release unlocked;
+  return Packed::make(rarefy::pack(source, spec, type));
+}
+
+PackedPtr pack(const ArrayArgument& weight, const std::string& format,
+               const std::optional<std::string>& dtype) {
+  const FormatSpec spec = format_argument(format);
+  if (PackedPtr packed; nb::try_cast(weight, packed) && packed != nullptr)
+    return pack_source(*packed->matrix(), spec, dtype);
+  const Array array(weight, "weight");
+  const ConstMatrixRef dense = array.matrix();
+  require(is_compute_dtype(dense.dtype), "weight: expected f32, f16 or bf16, got {}",
+          array.describe());
+  return pack_source(DenseSource(dense), spec, dtype);
+}
+
+/// Rows of `matrix` densely into `out`, rounded to its dtype.
+void read(const Packed& packed, const ArrayArgument& out_argument) {
+  const Matrix& matrix = *packed.matrix();
+  const Array out = Array::output(out_argument, "out");
+  const MatrixRef to = out.mutable_matrix();
+  require(to.rows == matrix.rows() && to.cols == matrix.cols() && is_compute_dtype(to.dtype),
+          "out: expected f32, f16 or bf16 [{}, {}], got {}", matrix.rows(), matrix.cols(),
+          out.describe());
+  const nb::gil_scoped_release unlocked;
+  constexpr std::int64_t kPanel = 64;
+  const std::int64_t panels = (to.rows + kPanel - 1) / kPanel;
+  default_pool().parallel_dynamic(panels, 1, [&](std::int64_t first, std::int64_t last) {
+    Buffer rows(static_cast<std::size_t>(kPanel * to.cols) * size_of(matrix.dtype()));
+    for (std::int64_t begin = first * kPanel; begin < std::min(to.rows, last * kPanel);
+         begin += kPanel) {
+      const std::int64_t end = std::min(to.rows, begin + kPanel);
+      matrix.read_rows(begin, end, rows.data());
+      const std::size_t row_bytes = static_cast<std::size_t>(to.cols) * size_of(matrix.dtype());
+      for (std::int64_t r = begin; r < end; ++r) {
+        auto* row = static_cast<std::byte*>(to.data) +
+                    static_cast<std::size_t>(r * to.row_stride) * size_of(to.dtype);
+        convert_elements(rows.data() + static_cast<std::size_t>(r - begin) * row_bytes,
+                         matrix.dtype(), row, to.dtype, static_cast<std::size_t>(to.cols));
+      }
+    }
+  });
+}
+
+void spmm(const Packed& a, const ArrayArgument& b_argument, const ArrayArgument& out_argument,
+          const std::optional<ArrayArgument>& bias_argument, const std::string& activation,
+          const std::optional<ArrayArgument>& residual_argument, const std::string& layout,
+          const std::string& precision, const std::optional<std::string>& kernel_name) {
+  const Array b(b_argument, "b");
+  const Array out = Array::output(out_argument, "out");
+  SpmmArgs args;
+  args.b = b.matrix();
+  args.c = out.mutable_matrix();
+  std::optional<Array> bias;
+  if (bias_argument) {
+    bias.emplace(*bias_argument, "bias");
+    args.bias = static_cast<const float*>(bias->contiguous(DType::kF32));
+    require(bias->ndim() == 1 && bias->size() == a.matrix()->rows(),
+            "bias: expected f32 [{}], got {}", a.matrix()->rows(), bias->describe());
+  }
+  std::optional<Array> residual;
+  if (residual_argument) {
+    residual.emplace(*residual_argument, "residual");
+    args.residual = residual->matrix();
+  }
+  args.activation = activation_argument(activation);
+  args.layout = layout_argument(layout);
+  args.precision = precision_argument(precision);
+  const SpmmKernel* kernel = nullptr;
+  if (kernel_name) {
+    kernel = find_spmm_kernel(*kernel_name);
+    require(kernel != nullptr, "kernel: no kernel is named '{}'; spmm_kernels() lists them",
+            *kernel_name);
+  }
+  const nb::gil_scoped_release unlocked;
+  if (kernel != nullptr) {
+    rarefy::spmm(*a.matrix(), args, default_pool(), kernel);
+  } else {
+    a.run(args, default_pool());
+  }
+}
+
+PackedPtr sddmm(const Packed& pattern, const ArrayArgument& p_argument,
+                const ArrayArgument& q_argument) {
+  const Array p(p_argument, "p");
+  const Array q(q_argument, "q");
+  const ConstMatrixRef p_matrix = p.matrix();
+  const ConstMatrixRef q_matrix = q.matrix();
+  const nb::gil_scoped_release unlocked;
+  return Packed::make(rarefy::sddmm(*pattern.matrix(), p_matrix, q_matrix));
+}
+
+/// The handle as an array of two 64-bit integers that keeps the weight alive.
+auto handle_array(const PackedPtr& packed) {
+  const nb::capsule owner(new PackedPtr(packed),
+                          [](void* kept) noexcept { delete static_cast<PackedPtr*>(kept); });
+  return nb::ndarray<nb::array_api, std::int64_t, nb::shape<2>>(packed->handle().data(), {2},
+                                                                owner);
+}
+
+std::string repr(const Packed& packed) {
+  const Matrix& matrix = *packed.matrix();
+  return fmt::format("Matrix({}x{} {} {}, {:.1f} % stored, {} bytes)", matrix.rows(), matrix.cols(),
+                     to_string(matrix.dtype()), matrix.spec().name(), 100 * matrix.density(),
+                     matrix.bytes());
+}
+
+}  // namespace
+
+void bind_matrix(nb::module_& module) {
+  nb::class_<Packed>(module, "Matrix",
+                     "A packed weight, M×K in any format; immutable. `pack` and `plan` make them.")
+      .def_prop_ro(
+          "shape",
+          [](const Packed& self) {
+            return nb::make_tuple(self.matrix()->rows(), self.matrix()->cols());
+          },
+          nb::sig("def shape(self) -> tuple[int, int]"), "(M, K): outputs and inputs.")
+      .def_prop_ro(
+          "dtype",
+          [](const Packed& self) { return std::string(to_string(self.matrix()->dtype())); },
+          "f32, f16 or bf16.")
+      .def_prop_ro(
+          "format", [](const Packed& self) { return self.matrix()->spec().name(); },
+          "As `pack` takes it: bitmap, csr16, 2:4, bsr16x32, …")
+      .def_prop_ro(
+          "nnz", [](const Packed& self) { return self.matrix()->nnz(); },
+          "Values that are not zero.")
+      .def_prop_ro(
+          "nbytes", [](const Packed& self) { return self.matrix()->bytes(); },
+          "In memory: every array, with its padding.")
+      .def_prop_ro(
+          "density", [](const Packed& self) { return self.matrix()->density(); }, "nnz / (M·K).")
+      .def("_handle", &handle_array,
+                   "The two numbers by which torch's operators know this weight.")
+      .def(
+          "validate",
+          [](const Packed& self) {
+            const nb::gil_scoped_release unlocked;
+            self.matrix()->validate();
+          },
+          "Checks every offset, index and count; raises CorruptError.")
+      .def(
+          "transposed",
+          [](Packed& self) {
+            const nb::gil_scoped_release unlocked;
+            return self.transposed(default_pool());
+          },
+          "The K×M transpose, packed at the first call and kept: what gradients of inputs multiply "
+          "by.")
+      .def("_read", &read, "out"_a)
+      .def("__repr__", &repr)
+      .def("__copy__", [](const PackedPtr& self) { return self; })
+      .def(
+          "__deepcopy__", [](const PackedPtr& self, const nb::object&) { return self; }, "memo"_a);
+
+  module.def("pack", &pack, "weight"_a, "format"_a, "dtype"_a = nb::none());
+  module.def("spmm", &spmm, "a"_a, "b"_a, "out"_a, "bias"_a = nb::none(), "activation"_a = "none",
+             "residual"_a = nb::none(), "layout"_a = "token", "precision"_a = "exact",
+             "kernel"_a = nb::none());
+  module.def("sddmm", &sddmm, "pattern"_a, "p"_a, "q"_a,
+             "Values of P·Q at the places stored in `pattern`: S[i,j] = Σ_t p[t,i]·q[t,j].");
+  module.def(
+      "spmm_kernels",
+      [] {
+        std::vector<std::string> names;
+        for (const SpmmKernel* kernel : rarefy::spmm_kernels()) names.emplace_back(kernel->name());
+        return names;
+      },
+      "Names of all SpMM kernels of this build.");
+}
+
+}  // namespace rarefy::python

@@ -1,0 +1,13 @@
+// The extension module rarefy._core: what the package's Python is written over.
+#include "bindings.h"
+
+NB_MODULE(_core, module) {
+  module.doc() = "Rarefy's C++ library. Use the names of the package `rarefy` instead.";
+  // torch keeps compiled graphs, and the weights in them, until the very end.
+  nanobind::set_leak_warnings(false);
+  module.attr("__version__") = RAREFY_VERSION;
+  rarefy::python::bind_errors();
+  rarefy::python::bind_process(module);
+  rarefy::python::bind_matrix(module);
+  rarefy::python::bind_linear(module);
+}

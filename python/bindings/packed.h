@@ -1,0 +1,52 @@
+// A packed weight as Python holds it, and the registry through which torch's operators find it.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+
+#include "rarefy/matrix.h"
+#include "rarefy/planner.h"
+
+namespace rarefy::python {
+
+/// A weight with its plan, and its transpose once somebody asks for it. Immutable otherwise.
+class Packed {
+ public:
+  /// {a number of this process, a number of this weight}: what the handle tensor of a weight holds.
+  using Handle = std::array<std::int64_t, 2>;
+
+  static std::shared_ptr<Packed> make(MatrixPtr matrix);
+  /// @param plan how it runs; it was packed in the plan's format.
+  static std::shared_ptr<Packed> make(MatrixPtr matrix, Plan plan);
+  /// The weight of a handle. Throws `Error` (kInvalidArgument) for one of another process and for
+  /// a weight that is gone.
+  static std::shared_ptr<Packed> find(const Handle& handle);
+  ~Packed();
+  Packed(const Packed&) = delete;
+  Packed& operator=(const Packed&) = delete;
+
+  [[nodiscard]] const MatrixPtr& matrix() const { return matrix_; }
+  /// Without steps where nobody planned it: every call takes the default kernel.
+  [[nodiscard]] const Plan& plan() const { return linear_.plan(); }
+  [[nodiscard]] Handle& handle() { return handle_; }
+
+  /// C = act(A·B + bias) + residual with the plan's kernel, or the default one.
+  void run(const SpmmArgs& args, ThreadPool& pool) const { linear_.run(args, pool); }
+
+  /// Aᵀ in the format of A where that can hold it, otherwise as a bitmap or CSR; packed at the
+  /// first call, which needs the dense matrix twice for a moment, and kept.
+  std::shared_ptr<Packed> transposed(ThreadPool& pool);
+
+ private:
+  Packed(MatrixPtr matrix, Plan plan);
+
+  MatrixPtr matrix_;
+  Linear linear_;
+  Handle handle_{};
+  std::mutex transposing_;
+  std::shared_ptr<Packed> transposed_;
+};
+
+}  // namespace rarefy::python

@@ -1,0 +1,111 @@
+"""Packed weights over plain arrays: numpy's, torch's, or those of anything else that speaks DLPack.
+
+numpy is imported where an array of it is made: who only uses torch needs none, nor does the build.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from . import _core
+from ._core import Matrix
+from .errors import ArgumentError
+from .typing import Array
+
+def _is_torch(array: Any) -> bool:
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(array, torch.Tensor)
+
+
+def _refuse_gradients(**arrays: Any) -> None:
+    """Functions of this module are no part of torch's graph: a gradient would be lost in silence."""
+    for name, array in arrays.items():
+        if _is_torch(array) and array.requires_grad:
+            import torch
+
+            if torch.is_grad_enabled():
+                raise ArgumentError(
+                    f"{name}: expected a tensor that needs no gradient, got one with requires_grad; "
+                    f"rarefy.ops has operators with gradients, .detach() goes without"
+                )
+
+
+def _empty(like: Any, shape: tuple[int, int]) -> Any:
+    """A new array of the library of `like`."""
+    if _is_torch(like):
+        return like.new_empty(shape)
+    import numpy as np
+
+    like = np.asarray(like)
+    return np.empty(shape, dtype=like.dtype)
+
+
+def pack(weight: Array | Matrix, format: str, *, dtype: str | None = None) -> Matrix:
+    """Packs a dense M×K weight, or a packed one into another format.
+
+    weight: float32, float16 or bfloat16, rows of K values.
+    format: "dense", "dense16x32", "csr", "csr16", "bitmap", "window", "csb", "delta4", "delta8",
+        "sell8", "sell16", "N:M" such as "2:4", or "bsrRxC" such as "bsr16x32".
+    dtype: "f32", "f16" or "bf16" to round the values to; the weight's own otherwise.
+
+    Zeros of either sign are not stored. Raises ArgumentError for an unknown format or dtype,
+    UnsupportedError when the format cannot hold this shape or these values.
+    """
+    return _core.pack(weight, format, dtype)
+
+
+def to_dense(matrix: Matrix, out: Array | None = None) -> Any:
+    """All M×K values. Without `out` a numpy array: float16 for f16, float32 otherwise."""
+    if out is None:
+        import numpy as np
+
+        out = np.empty(matrix.shape, dtype=np.float16 if matrix.dtype == "f16" else np.float32)
+    matrix._read(out)
+    return out
+
+
+def spmm(
+    a: Matrix,
+    b: Array,
+    *,
+    out: Array | None = None,
+    bias: Array | None = None,
+    activation: str = "none",
+    residual: Array | None = None,
+    layout: str = "token",
+    precision: str = "exact",
+    kernel: str | None = None,
+) -> Any:
+    """C = act(A·B + bias) + residual with A the packed M×K weight; sums in float32.
+
+    b: activations; layout "token": N rows of K values, "feature": K rows of N values.
+    out: N×M or M×N as the layout says; a new array of b's library and dtype otherwise. It may not
+        overlap b.
+    bias: float32 [M].
+    activation: "none", "relu", "gelu" (the erf form) or "silu".
+    residual: shaped as the result, in its dtype; may be `out`.
+    precision: "exact" keeps at least 16 bits of mantissa of float32 activations; "bf16" may round them.
+    kernel: a name of `spmm_kernels()`; otherwise that of the weight's plan, or the cheapest by estimate.
+
+    Bitwise the same for any number of threads. Not differentiable: see `rarefy.ops`.
+    """
+    _refuse_gradients(b=b, bias=bias, residual=residual, out=out)
+    if out is None:
+        shape = getattr(b, "shape", None)
+        if shape is None or len(shape) != 2:
+            raise ArgumentError(f"b: expected a matrix, got {type(b).__name__} of shape {shape}")
+        m = a.shape[0]
+        out = _empty(b, (m, shape[1]) if layout == "feature" else (shape[0], m))
+    _core.spmm(a, b, out, bias, activation, residual, layout, precision, kernel)
+    return out
+
+
+def sddmm(pattern: Matrix, p: Array, q: Array) -> Matrix:
+    """Values of Pᵀ·Q at the places that `pattern` stores: S[i,j] = Σ_t p[t,i]·q[t,j].
+
+    p: T×M, for a linear layer the gradient of its outputs; q: T×K, its inputs; same dtype.
+    Returns a matrix in the format and dtype of `pattern` with the same places.
+    """
+    _refuse_gradients(p=p, q=q)
+    return _core.sddmm(pattern, p, q)

@@ -1,0 +1,170 @@
+"""Operators for torch: `torch.ops.rarefy.*`, and the functions over them that layers call.
+
+How a packed weight travels through an operator
+-----------------------------------------------
+Operators take tensors and numbers. A packed weight is neither, so it travels as a *handle*: an int64
+tensor of two numbers, that of the process and that of the weight, whose storage owns the packed weight.
+  - torch.compile and torch.export see an ordinary tensor: one graph serves every layer of a shape. A
+    Python integer would be burnt into the graph, and each of 32 layers would compile anew.
+  - The weight lives as long as a tensor over that storage, graphs included.
+  - A copy of the numbers (`.clone()`, a broadcast, a saved graph) owns nothing: its use raises an error
+    while the weight is gone or of another process, and can never read another one's memory.
+  - torch's opaque objects would do the same with less, but are private and differ from 2.11 to 2.13.
+A flat uint8 tensor of the packed arrays themselves would be saved and broadcast as if it were a model's
+canonical form, which it is not: formats differ from machine to machine. Layers keep the dense or
+compressed form in their state_dict, and the handle as a plain attribute.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import _core
+from .errors import ArgumentError
+from .matrices import pack as _pack
+
+_library = torch.library.Library("rarefy", "DEF")
+
+ACTIVATIONS = ("none", "relu", "gelu", "silu")
+
+
+class Weight:
+    """A packed weight as operators take it. Immutable; copies share it."""
+
+    __slots__ = ("handle", "in_features", "matrix", "out_features")
+
+    def __init__(self, matrix: _core.Matrix):
+        self.matrix = matrix
+        self.out_features, self.in_features = matrix.shape
+        self.handle = torch.from_dlpack(matrix._handle())
+
+    def __copy__(self) -> Weight:
+        return self
+
+    def __deepcopy__(self, memo: Any) -> Weight:
+        return self
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a packed weight cannot be pickled; save its dense or compressed form and pack that again")
+
+    def __repr__(self) -> str:
+        return f"Weight({self.matrix!r})"
+
+
+def pack(weight: Tensor | _core.Matrix, format: str, *, dtype: str | None = None) -> Weight:
+    """`rarefy.pack` for `linear`."""
+    return Weight(_pack(weight.detach() if isinstance(weight, Tensor) else weight, format, dtype=dtype))
+
+
+def to_dense(weight: Weight | _core.Matrix, dtype: torch.dtype | None = None) -> Tensor:
+    """The dense tensor, M×K, in the weight's dtype unless another is given."""
+    matrix = weight.matrix if isinstance(weight, Weight) else weight
+    out = torch.empty(matrix.shape, dtype=dtype or _TORCH_DTYPES[matrix.dtype])
+    matrix._read(out)
+    return out
+
+
+_TORCH_DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
+
+
+# ------------------------------------------------------------------------------------------- linear
+_library.define(
+    "linear(Tensor x, Tensor weight, Tensor? bias, str activation, int out_features) -> Tensor",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+# x·A instead of x·Aᵀ: the gradient of linear's inputs.
+_library.define(
+    "linear_transposed(Tensor x, Tensor weight, int in_features) -> Tensor",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+
+
+def _linear_cpu(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str, out_features: int) -> Tensor:
+    out = x.new_empty((*x.shape[:-1], out_features))
+    if not _core.linear(x, weight, bias, activation, False, out):
+        _core.linear(x.contiguous(), weight, bias, activation, False, out)
+    return out
+
+
+def _linear_transposed_cpu(x: Tensor, weight: Tensor, in_features: int) -> Tensor:
+    out = x.new_empty((*x.shape[:-1], in_features))
+    if not _core.linear(x, weight, None, "none", True, out):
+        _core.linear(x.contiguous(), weight, None, "none", True, out)
+    return out
+
+
+_library.impl("linear", _linear_cpu, "CPU")
+_library.impl("linear_transposed", _linear_transposed_cpu, "CPU")
+
+
+@torch.library.register_fake("rarefy::linear", lib=_library)
+def _(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str, out_features: int) -> Tensor:
+    return x.new_empty((*x.shape[:-1], out_features))
+
+
+@torch.library.register_fake("rarefy::linear_transposed", lib=_library)
+def _(x: Tensor, weight: Tensor, in_features: int) -> Tensor:
+    return x.new_empty((*x.shape[:-1], in_features))
+
+
+def _activation_gradient(grad: Tensor, z: Tensor, activation: str) -> Tensor:
+    if activation == "relu":
+        return torch.ops.aten.threshold_backward(grad, z, 0)
+    if activation == "gelu":
+        return torch.ops.aten.gelu_backward(grad, z)
+    return torch.ops.aten.silu_backward(grad, z)
+
+
+def _linear_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, weight, bias, activation, out_features = inputs
+    ctx.activation = activation
+    ctx.features = (x.shape[-1], out_features)
+    ctx.bias_dtype = None if bias is None else bias.dtype
+    # A linear layer needs its inputs again only to know where its activation stood.
+    ctx.save_for_backward(weight, *(() if activation == "none" else (x, bias)))
+
+
+def _linear_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    in_features, out_features = ctx.features
+    if ctx.activation == "none":
+        (weight,) = ctx.saved_tensors
+    else:
+        weight, x, bias = ctx.saved_tensors
+        z = torch.ops.rarefy.linear(x, weight, bias, "none", out_features)
+        grad = _activation_gradient(grad, z, ctx.activation)
+    grad_x = torch.ops.rarefy.linear_transposed(grad, weight, in_features) if ctx.needs_input_grad[0] else None
+    grad_bias = None
+    if ctx.bias_dtype is not None and ctx.needs_input_grad[2]:
+        grad_bias = grad.reshape(-1, out_features).sum(0).to(ctx.bias_dtype)
+    return grad_x, None, grad_bias, None, None
+
+
+torch.library.register_autograd("rarefy::linear", _linear_backward, setup_context=_linear_setup, lib=_library)
+
+
+def _transposed_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, weight, _ = inputs
+    ctx.out_features = x.shape[-1]
+    ctx.save_for_backward(weight)
+
+
+def _transposed_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    (weight,) = ctx.saved_tensors
+    return torch.ops.rarefy.linear(grad, weight, None, "none", ctx.out_features), None, None
+
+
+torch.library.register_autograd(
+    "rarefy::linear_transposed", _transposed_backward, setup_context=_transposed_setup, lib=_library
+)
+
+
+def linear(x: Tensor, weight: Weight, bias: Tensor | None = None, activation: str = "none") -> Tensor:
+    """act(x·Aᵀ + bias) with A a packed weight of any format.
+
+    x: float32, float16 or bfloat16 […, K]; bias: [M]; activation: "none", "relu", "gelu" (erf) or "silu".
+    Returns […, M] in x's dtype; sums in float32. Gradients for x and bias; the weight is frozen.
+    """
+    return torch.ops.rarefy.linear.default(x, weight.handle, bias, activation, weight.out_features)
