@@ -9,5 +9,6 @@ void bind_errors();
 void bind_process(nanobind::module_& module);
 void bind_matrix(nanobind::module_& module);
 void bind_linear(nanobind::module_& module);
+void bind_block_sparse(nanobind::module_& module);
 
 }  // namespace rarefy::python

@@ -159,8 +159,7 @@ void bind_matrix(nb::module_& module) {
           "In memory: every array, with its padding.")
       .def_prop_ro(
           "density", [](const Packed& self) { return self.matrix()->density(); }, "nnz / (M·K).")
-      .def("_handle", &handle_array,
-                   "The two numbers by which torch's operators know this weight.")
+      .def("_handle", &handle_array, "The two numbers by which torch's operators know this weight.")
       .def(
           "validate",
           [](const Packed& self) {

@@ -10,4 +10,5 @@ NB_MODULE(_core, module) {
   rarefy::python::bind_process(module);
   rarefy::python::bind_matrix(module);
   rarefy::python::bind_linear(module);
+  rarefy::python::bind_block_sparse(module);
 }

@@ -1,4 +1,4 @@
-"""Operators for torch: `torch.ops.rarefy.*`, and the functions over them that layers call.
+"""A linear layer with a packed weight of any format: `rarefy::linear`.
 
 How a packed weight travels through an operator
 -----------------------------------------------
@@ -22,11 +22,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import _core
-from .errors import ArgumentError
-from .matrices import pack as _pack
-
-_library = torch.library.Library("rarefy", "DEF")
+from .. import _core
+from ..matrices import pack as _pack
+from .library import define, is_plain, library, register_autocast
 
 ACTIVATIONS = ("none", "relu", "gelu", "silu")
 
@@ -71,15 +69,9 @@ _TORCH_DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloa
 
 
 # ------------------------------------------------------------------------------------------- linear
-_library.define(
-    "linear(Tensor x, Tensor weight, Tensor? bias, str activation, int out_features) -> Tensor",
-    tags=(torch.Tag.pt2_compliant_tag,),
-)
+define("linear(Tensor x, Tensor weight, Tensor? bias, str activation, SymInt out_features) -> Tensor")
 # x·A instead of x·Aᵀ: the gradient of linear's inputs.
-_library.define(
-    "linear_transposed(Tensor x, Tensor weight, int in_features) -> Tensor",
-    tags=(torch.Tag.pt2_compliant_tag,),
-)
+define("linear_transposed(Tensor x, Tensor weight, SymInt in_features) -> Tensor")
 
 
 def _linear_cpu(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str, out_features: int) -> Tensor:
@@ -96,16 +88,16 @@ def _linear_transposed_cpu(x: Tensor, weight: Tensor, in_features: int) -> Tenso
     return out
 
 
-_library.impl("linear", _linear_cpu, "CPU")
-_library.impl("linear_transposed", _linear_transposed_cpu, "CPU")
+library.impl("linear", _linear_cpu, "CPU")
+library.impl("linear_transposed", _linear_transposed_cpu, "CPU")
 
 
-@torch.library.register_fake("rarefy::linear", lib=_library)
+@torch.library.register_fake("rarefy::linear", lib=library)
 def _(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str, out_features: int) -> Tensor:
     return x.new_empty((*x.shape[:-1], out_features))
 
 
-@torch.library.register_fake("rarefy::linear_transposed", lib=_library)
+@torch.library.register_fake("rarefy::linear_transposed", lib=library)
 def _(x: Tensor, weight: Tensor, in_features: int) -> Tensor:
     return x.new_empty((*x.shape[:-1], in_features))
 
@@ -142,7 +134,7 @@ def _linear_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     return grad_x, None, grad_bias, None, None
 
 
-torch.library.register_autograd("rarefy::linear", _linear_backward, setup_context=_linear_setup, lib=_library)
+torch.library.register_autograd("rarefy::linear", _linear_backward, setup_context=_linear_setup, lib=library)
 
 
 def _transposed_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -157,8 +149,9 @@ def _transposed_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 
 
 torch.library.register_autograd(
-    "rarefy::linear_transposed", _transposed_backward, setup_context=_transposed_setup, lib=_library
+    "rarefy::linear_transposed", _transposed_backward, setup_context=_transposed_setup, lib=library
 )
+register_autocast("linear", (0, 2))
 
 
 def linear(x: Tensor, weight: Weight, bias: Tensor | None = None, activation: str = "none") -> Tensor:
@@ -167,4 +160,6 @@ def linear(x: Tensor, weight: Weight, bias: Tensor | None = None, activation: st
     x: float32, float16 or bfloat16 […, K]; bias: [M]; activation: "none", "relu", "gelu" (erf) or "silu".
     Returns […, M] in x's dtype; sums in float32. Gradients for x and bias; the weight is frozen.
     """
+    if is_plain(x, bias):
+        return _linear_cpu(x, weight.handle, bias, activation, weight.out_features)
     return torch.ops.rarefy.linear.default(x, weight.handle, bias, activation, weight.out_features)

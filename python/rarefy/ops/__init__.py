@@ -1,0 +1,18 @@
+"""Operators for torch: the functions that layers call, over `torch.ops.rarefy.*`."""
+
+from .block_sparse import BlockPattern, block_pattern, block_pattern_of_mask, bsr_linear, bsr_linear_transposed, bsr_sddmm
+from .linear import ACTIVATIONS, Weight, linear, pack, to_dense
+
+__all__ = [
+    "ACTIVATIONS",
+    "BlockPattern",
+    "Weight",
+    "block_pattern",
+    "block_pattern_of_mask",
+    "bsr_linear",
+    "bsr_linear_transposed",
+    "bsr_sddmm",
+    "linear",
+    "pack",
+    "to_dense",
+]
