@@ -99,7 +99,7 @@ GpuResult run_gpu_problem(const BenchWeight& weight, const GpuRunOptions& option
   }
   std::map<std::string, int> skipped;  // A reason a line, however many kernels it stopped.
   for (const gpu::Tried& tried : choice.tried) {
-    if (tried.measured_us == 0 && !tried.reason.starts_with("not measured"))
+    if (tried.refused)
       if (skipped[tried.reason]++ == 0) result.skipped.push_back({tried.name, tried.reason});
   }
   progress.update("rivals", 0, 1, "");

@@ -58,7 +58,7 @@ std::string table_of(const DevicePlan& plan) {
   int estimated = 0;
   double best_us = 0;  // Of those.
   for (const DeviceCandidate& c : plan.candidates) {
-    if (c.measured_us == 0 && c.reason == "not measured: estimate") {
+    if (c.measured_us == 0 && !c.refused) {
       if (estimated++ == 0 || c.estimate_us < best_us) best_us = c.estimate_us;
       continue;
     }

@@ -121,6 +121,11 @@ void write_charts(const std::filesystem::path& folder, const ReportFacts& facts)
 }
 
 void run(const Flags& flags, const Session& session) {
+  if (session.device == "cuda")
+    fail(
+        ErrorKind::kUnsupported,
+        "--device: report loads models on the CPU: expected auto or cpu, got cuda; rows that a GPU "
+        "measured come in with --ops and --bench");
   for (const std::string& model : flags.models) require_model_folder(model, "-m");
   if (!flags.file.empty()) require_path(flags.file, "-f");
   require_writable(flags.out);

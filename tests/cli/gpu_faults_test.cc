@@ -112,6 +112,14 @@ TEST(GpuFaults, NoDriverIsNothingToSpeakOf) {
   EXPECT_EQ(run.err, "");
 }
 
+TEST(GpuFaults, AReportIsMadeOnTheCpu) {
+  const Fakes fakes{.gpu = "h100", .nvrtc = "13000"};
+  const Outcome run =
+      run_rarefy("report --device cuda -o r.html -m " + kModel, fakes.environment());
+  EXPECT_EQ(run.status, 2);
+  expect_lines(run, 1, "expected auto or cpu, got cuda");
+}
+
 TEST(GpuFaults, DoctorSaysThemAll) {
   const auto said = [](const Fakes& fakes, const std::string& named) {
     const Outcome run = run_rarefy("doctor", fakes.environment());

@@ -19,6 +19,7 @@ struct DeviceCandidate {
   double measured_us = 0;  ///< 0: not measured.
   std::size_t bytes = 0;   ///< Of the packed weight; 0: not packed.
   bool chosen = false;
+  bool refused = false;  ///< It cannot run this.
   std::string reason;  ///< Why it was not chosen.
 };
 

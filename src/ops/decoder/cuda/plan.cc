@@ -60,11 +60,13 @@ DevicePlan plan_on_device(const RowSource& weight, std::int64_t tokens, DType dt
                                .measured_us = tried.measured_us,
                                .bytes = tried.bytes,
                                .chosen = chosen,
+                               .refused = tried.refused,
                                .reason = chosen ? "" : why_not(tried, plan)});
   }
   for (const gpu::Family* family : gpu::families()) {
     if (const Support support = family->supports(problem, stream.device().facts()); !support)
-      plan.candidates.push_back({.kernel = std::string(family->name()), .reason = support.reason});
+      plan.candidates.push_back(
+          {.kernel = std::string(family->name()), .refused = true, .reason = support.reason});
   }
   return plan;
 }

@@ -265,6 +265,7 @@ Choice choose(const Weight& weight, const Problem& problem, const cuda::Stream& 
     } catch (const Error& error) {
       if (error.kind() == ErrorKind::kInternal) throw;  // The device is in an unknown state.
       if (error.kind() == ErrorKind::kOutOfMemory) refusal = error.kind();
+      tried.refused = true;
       tried.reason = error.what();
     }
     choice.tried.push_back(std::move(tried));
@@ -272,18 +273,19 @@ Choice choose(const Weight& weight, const Problem& problem, const cuda::Stream& 
   for (std::size_t i = 0; i < candidates.size(); ++i) {
     const Candidate& c = candidates[i];
     const std::chrono::duration<double> spent = std::chrono::steady_clock::now() - start;
-    std::string reason;
+    Tried passed{.name = c.name, .estimate_us = c.estimate_us};
     if (i >= count) {
-      reason = "not measured: estimate";
+      passed.reason = "not measured: estimate";
     } else if (!complaints[i].empty()) {
-      reason = complaints[i];
+      passed.refused = true;
+      passed.reason = complaints[i];
     } else if (choice.op != nullptr && !c.always && spent.count() > options.time_budget_s) {
-      reason = "not measured: the time budget is spent";
+      passed.reason = "not measured: the time budget is spent";
     }
-    if (reason.empty()) {
+    if (passed.reason.empty()) {
       try_out(c);
     } else {
-      choice.tried.push_back({.name = c.name, .estimate_us = c.estimate_us, .reason = reason});
+      choice.tried.push_back(std::move(passed));
     }
   }
   if (const std::optional<Candidate> c = find_candidate(candidates, choice.name); c && c->refine) {

@@ -34,7 +34,8 @@ struct Tried {
   double least_us = 0, most_us = 0;
   double noise = 0;
   std::size_t bytes = 0;
-  std::string reason;  ///< Why it was not measured.
+  bool refused = false;  ///< It cannot run this.
+  std::string reason;    ///< Why it was not measured.
 };
 
 struct Choice {
