@@ -7,6 +7,8 @@ namespace rarefy::python {
 
 void bind_errors();
 void bind_process(nanobind::module_& module);
+void bind_planner(nanobind::module_& module);
+void bind_files(nanobind::module_& module);
 void bind_matrix(nanobind::module_& module);
 void bind_linear(nanobind::module_& module);
 void bind_block_sparse(nanobind::module_& module);

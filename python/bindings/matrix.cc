@@ -4,8 +4,10 @@
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/variant.h>
 #include <nanobind/stl/vector.h>
 
+#include <variant>
 #include <vector>
 
 #include "arguments.h"
@@ -14,6 +16,7 @@
 #include "packed.h"
 #include "rarefy/sddmm.h"
 #include "rarefy/spmm.h"
+#include "source.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -23,51 +26,18 @@ namespace {
 
 using PackedPtr = std::shared_ptr<Packed>;
 
-PackedPtr pack_source(const RowSource& source, const FormatSpec& spec,
-                      const std::optional<std::string>& dtype) {
-  const DType type = dtype ? dtype_argument(*dtype, "dtype") : source.dtype();
-  const nb::gil_scoped_release unlocked;
-  return Packed::make(rarefy::pack(source, spec, type));
-}
-
-PackedPtr pack(const ArrayArgument& weight, const std::string& format,
+/// @param plan the format's, where nobody planned.
+PackedPtr pack(const ArrayArgument& weight, const std::variant<Plan, std::string>& plan,
                const std::optional<std::string>& dtype) {
-  const FormatSpec spec = format_argument(format);
-  if (PackedPtr packed; nb::try_cast(weight, packed) && packed != nullptr)
-    return pack_source(*packed->matrix(), spec, dtype);
-  const Array array(weight, "weight");
-  const ConstMatrixRef dense = array.matrix();
-  require(is_compute_dtype(dense.dtype), "weight: expected f32, f16 or bf16, got {}",
-          array.describe());
-  return pack_source(DenseSource(dense), spec, dtype);
-}
-
-/// Rows of `matrix` densely into `out`, rounded to its dtype.
-void read(const Packed& packed, const ArrayArgument& out_argument) {
-  const Matrix& matrix = *packed.matrix();
-  const Array out = Array::output(out_argument, "out");
-  const MatrixRef to = out.mutable_matrix();
-  require(to.rows == matrix.rows() && to.cols == matrix.cols() && is_compute_dtype(to.dtype),
-          "out: expected f32, f16 or bf16 [{}, {}], got {}", matrix.rows(), matrix.cols(),
-          out.describe());
+  const SourceArgument source(weight, "weight");
+  const Plan* planned = std::get_if<Plan>(&plan);
+  const FormatSpec spec =
+      planned != nullptr ? planned->format : format_argument(std::get<std::string>(plan));
+  const DType type = dtype ? dtype_argument(*dtype, "dtype") : (*source).dtype();
   const nb::gil_scoped_release unlocked;
-  constexpr std::int64_t kPanel = 64;
-  const std::int64_t panels = (to.rows + kPanel - 1) / kPanel;
-  default_pool().parallel_dynamic(panels, 1, [&](std::int64_t first, std::int64_t last) {
-    Buffer rows(static_cast<std::size_t>(kPanel * to.cols) * size_of(matrix.dtype()));
-    for (std::int64_t begin = first * kPanel; begin < std::min(to.rows, last * kPanel);
-         begin += kPanel) {
-      const std::int64_t end = std::min(to.rows, begin + kPanel);
-      matrix.read_rows(begin, end, rows.data());
-      const std::size_t row_bytes = static_cast<std::size_t>(to.cols) * size_of(matrix.dtype());
-      for (std::int64_t r = begin; r < end; ++r) {
-        auto* row = static_cast<std::byte*>(to.data) +
-                    static_cast<std::size_t>(r * to.row_stride) * size_of(to.dtype);
-        convert_elements(rows.data() + static_cast<std::size_t>(r - begin) * row_bytes,
-                         matrix.dtype(), row, to.dtype, static_cast<std::size_t>(to.cols));
-      }
-    }
-  });
+  MatrixPtr matrix = rarefy::pack(*source, spec, type);
+  return planned != nullptr ? Packed::make(std::move(matrix), *planned)
+                            : Packed::make(std::move(matrix));
 }
 
 void spmm(const Packed& a, const ArrayArgument& b_argument, const ArrayArgument& out_argument,
@@ -175,13 +145,23 @@ void bind_matrix(nb::module_& module) {
           },
           "The K×M transpose, packed at the first call and kept: what gradients of inputs multiply "
           "by.")
-      .def("_read", &read, "out"_a)
+      .def_prop_ro(
+          "plan",
+          [](const Packed& self) -> std::optional<Plan> {
+            if (self.plan().steps.empty()) return std::nullopt;
+            return self.plan();
+          },
+          "What it was packed by; None where only a format was given.")
+      .def(
+          "_read",
+          [](const Packed& self, const ArrayArgument& out) { read_dense(*self.matrix(), out); },
+          "out"_a)
       .def("__repr__", &repr)
       .def("__copy__", [](const PackedPtr& self) { return self; })
       .def(
           "__deepcopy__", [](const PackedPtr& self, const nb::object&) { return self; }, "memo"_a);
 
-  module.def("pack", &pack, "weight"_a, "format"_a, "dtype"_a = nb::none());
+  module.def("pack", &pack, "weight"_a, "plan"_a, "dtype"_a = nb::none());
   module.def("spmm", &spmm, "a"_a, "b"_a, "out"_a, "bias"_a = nb::none(), "activation"_a = "none",
              "residual"_a = nb::none(), "layout"_a = "token", "precision"_a = "exact",
              "kernel"_a = nb::none());

@@ -8,6 +8,8 @@ NB_MODULE(_core, module) {
   module.attr("__version__") = RAREFY_VERSION;
   rarefy::python::bind_errors();
   rarefy::python::bind_process(module);
+  rarefy::python::bind_planner(module);
+  rarefy::python::bind_files(module);
   rarefy::python::bind_matrix(module);
   rarefy::python::bind_linear(module);
   rarefy::python::bind_block_sparse(module);

@@ -8,9 +8,25 @@ from importlib import import_module as _import_module
 from typing import Any as _Any
 
 from . import errors
-from ._core import CpuInfo, Matrix, __version__, cpu_info, instruction_set, set_threads, spmm_kernels, threads
+from ._core import (
+    Candidate,
+    Checkpoint,
+    CheckpointWriter,
+    CpuInfo,
+    Matrix,
+    Plan,
+    PlanStep,
+    Source,
+    TensorInfo,
+    __version__,
+    cpu_info,
+    instruction_set,
+    set_threads,
+    spmm_kernels,
+    threads,
+)
 from .errors import Error, UnsupportedError
-from .matrices import pack, sddmm, spmm, to_dense
+from .matrices import pack, plan, plan_all, sddmm, spmm, to_dense
 
 # What needs torch, and where it is.
 _LAZY = {"ops": "rarefy.ops"}

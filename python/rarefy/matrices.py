@@ -5,13 +5,20 @@ numpy is imported where an array of it is made: who only uses torch needs none, 
 
 from __future__ import annotations
 
+import os
 import sys
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeAlias
 
 from . import _core
-from ._core import Matrix
+from ._core import Matrix, Plan, Source
 from .errors import ArgumentError
 from .typing import Array
+
+Weight: TypeAlias = "Array | Matrix | Source"
+
+# Decoding counts most, a prompt a little.
+_TOKENS: Mapping[int, float] = {1: 1.0, 128: 0.05}
 
 def _is_torch(array: Any) -> bool:
     torch = sys.modules.get("torch")
@@ -41,22 +48,79 @@ def _empty(like: Any, shape: tuple[int, int]) -> Any:
     return np.empty(shape, dtype=like.dtype)
 
 
-def pack(weight: Array | Matrix, format: str, *, dtype: str | None = None) -> Matrix:
-    """Packs a dense M×K weight, or a packed one into another format.
+def plan(
+    weight: Weight,
+    *,
+    tokens: Mapping[int, float] = _TOKENS,
+    activations: str = "f32",
+    output: str | None = None,
+    precision: str = "exact",
+    formats: Iterable[str] = (),
+    kernels: Iterable[str] = (),
+    memory_budget: int | None = None,
+    measure: bool = True,
+    time_budget_s: float = 2.0,
+    cache_dir: str | os.PathLike[str] | None = None,
+    cache: bool = True,
+) -> Plan:
+    """Finds the format and the kernels that run a weight fastest on this machine; `pack(weight, plan)` packs it so.
+
+    tokens: how many rows of activations come at once, each with its share of the objective.
+    activations, output: their dtypes, "f32", "f16" or "bf16"; the output's is that of activations otherwise.
+    precision: as in `spmm`.
+    formats, kernels: only these compete, if any are given; dense always does.
+    memory_budget: bytes that the packed weight may take.
+    measure: False trusts the cache and the estimate. Measuring takes up to `time_budget_s`, once for a pattern on a machine.
+    cache_dir: $RAREFY_CACHE, else ~/.cache/rarefy; cache=False neither reads nor writes it.
+
+    Never takes a sparse format that is not faster than dense by more than the noise. str(plan) tells why.
+    Raises ArgumentError, and OutOfMemoryError when no format fits the budget.
+    """
+    wishes = _wishes(tokens, activations, output, precision, formats, kernels, memory_budget, measure, time_budget_s)
+    return _core.plan(weight, wishes, cache_dir, cache)
+
+
+def plan_all(
+    weights: Mapping[str, Weight],
+    *,
+    tokens: Mapping[int, float] = _TOKENS,
+    activations: str = "f32",
+    output: str | None = None,
+    precision: str = "exact",
+    formats: Iterable[str] = (),
+    kernels: Iterable[str] = (),
+    memory_budget: int | None = None,
+    measure: bool = True,
+    time_budget_s: float = 2.0,
+    cache_dir: str | os.PathLike[str] | None = None,
+    cache: bool = True,
+) -> dict[str, Plan]:
+    """Plans many weights as `plan` does; `memory_budget` counts all of them together."""
+    wishes = _wishes(tokens, activations, output, precision, formats, kernels, memory_budget, measure, time_budget_s)
+    return dict(zip(weights, _core.plan_all(list(weights.items()), wishes, cache_dir, cache), strict=True))
+
+
+def _wishes(tokens: Any, activations: str, output: str | None, precision: str, formats: Any, kernels: Any, *rest: Any) -> Any:
+    return _core._Wishes(dict(tokens), activations, output or activations, precision, list(formats), list(kernels), *rest)
+
+
+def pack(weight: Weight, format: str | Plan | None = None, *, dtype: str | None = None) -> Matrix:
+    """Packs an M×K weight: a dense array, a tensor of a checkpoint, or a packed one for another format.
 
     weight: float32, float16 or bfloat16, rows of K values.
     format: "dense", "dense16x32", "csr", "csr16", "bitmap", "window", "csb", "delta4", "delta8",
-        "sell8", "sell16", "N:M" such as "2:4", or "bsrRxC" such as "bsr16x32".
+        "sell8", "sell16", "N:M" such as "2:4", or "bsrRxC" such as "bsr16x32"; or a plan, whose kernels will run it. None is
+        `plan(weight)`.
     dtype: "f32", "f16" or "bf16" to round the values to; the weight's own otherwise.
 
     Zeros of either sign are not stored. Raises ArgumentError for an unknown format or dtype,
     UnsupportedError when the format cannot hold this shape or these values.
     """
-    return _core.pack(weight, format, dtype)
+    return _core.pack(weight, plan(weight) if format is None else format, dtype)
 
 
-def to_dense(matrix: Matrix, out: Array | None = None) -> Any:
-    """All M×K values. Without `out` a numpy array: float16 for f16, float32 otherwise."""
+def to_dense(matrix: Matrix | Source, out: Array | None = None) -> Any:
+    """All M×K values of a packed weight or a tensor of a checkpoint. Without `out` a numpy array: float16 for f16, float32 otherwise."""
     if out is None:
         import numpy as np
 

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from .. import _core
 from ..matrices import pack as _pack
-from .library import define, is_plain, library, register_autocast
+from .library import define, is_plain, library, needs_grad, register_autocast
 
 ACTIVATIONS = ("none", "relu", "gelu", "silu")
 
@@ -52,7 +52,7 @@ class Weight:
         return f"Weight({self.matrix!r})"
 
 
-def pack(weight: Tensor | _core.Matrix, format: str, *, dtype: str | None = None) -> Weight:
+def pack(weight: Tensor | _core.Matrix | _core.Source, format: str | _core.Plan | None = None, *, dtype: str | None = None) -> Weight:
     """`rarefy.pack` for `linear`."""
     return Weight(_pack(weight.detach() if isinstance(weight, Tensor) else weight, format, dtype=dtype))
 
@@ -119,7 +119,7 @@ def _linear_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.save_for_backward(weight, *(() if activation == "none" else (x, bias)))
 
 
-def _linear_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+def _gradients(ctx: Any, grad: Tensor, need_x: bool, need_bias: bool) -> tuple[Tensor | None, Tensor | None]:
     in_features, out_features = ctx.features
     if ctx.activation == "none":
         (weight,) = ctx.saved_tensors
@@ -127,10 +127,13 @@ def _linear_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         weight, x, bias = ctx.saved_tensors
         z = torch.ops.rarefy.linear(x, weight, bias, "none", out_features)
         grad = _activation_gradient(grad, z, ctx.activation)
-    grad_x = torch.ops.rarefy.linear_transposed(grad, weight, in_features) if ctx.needs_input_grad[0] else None
-    grad_bias = None
-    if ctx.bias_dtype is not None and ctx.needs_input_grad[2]:
-        grad_bias = grad.reshape(-1, out_features).sum(0).to(ctx.bias_dtype)
+    grad_x = torch.ops.rarefy.linear_transposed(grad, weight, in_features) if need_x else None
+    grad_bias = grad.reshape(-1, out_features).sum(0, dtype=torch.float32).to(ctx.bias_dtype) if need_bias else None
+    return grad_x, grad_bias
+
+
+def _linear_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    grad_x, grad_bias = _gradients(ctx, grad, ctx.needs_input_grad[0], ctx.needs_input_grad[2])
     return grad_x, None, grad_bias, None, None
 
 
@@ -154,6 +157,19 @@ torch.library.register_autograd(
 register_autocast("linear", (0, 2))
 
 
+class _Linear(torch.autograd.Function):
+    """What the dispatcher does for a plain call with gradients, for a fifth of its time."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, bias: Tensor | None, weight: Tensor, activation: str, out_features: int) -> Tensor:
+        _linear_setup(ctx, (x, weight, bias, activation, out_features), x)
+        return _linear_cpu(x, weight, bias, activation, out_features)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return *_gradients(ctx, grad, *ctx.needs_input_grad[:2]), None, None, None
+
+
 def linear(x: Tensor, weight: Weight, bias: Tensor | None = None, activation: str = "none") -> Tensor:
     """act(x·Aᵀ + bias) with A a packed weight of any format.
 
@@ -161,5 +177,7 @@ def linear(x: Tensor, weight: Weight, bias: Tensor | None = None, activation: st
     Returns […, M] in x's dtype; sums in float32. Gradients for x and bias; the weight is frozen.
     """
     if is_plain(x, bias):
+        if needs_grad(x, bias):
+            return _Linear.apply(x, bias, weight.handle, activation, weight.out_features)
         return _linear_cpu(x, weight.handle, bias, activation, weight.out_features)
     return torch.ops.rarefy.linear.default(x, weight.handle, bias, activation, weight.out_features)
