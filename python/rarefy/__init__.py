@@ -1,7 +1,7 @@
 """Rarefy: sparse kernels for language models.
 
-Works on numpy arrays and, where torch is installed, on its tensors: `rarefy.ops` has the differentiable
-operators. torch is imported only by what needs it.
+Works on numpy arrays and, where torch is installed, on its tensors: layers, training and models are at
+this level, the differentiable operators in `rarefy.ops`. torch is imported only by what needs it.
 """
 
 from importlib import import_module as _import_module
@@ -29,7 +29,19 @@ from .errors import Error, UnsupportedError
 from .matrices import pack, plan, plan_all, sddmm, spmm, to_dense
 
 # What needs torch, and where it is.
-_LAZY = {"ops": "rarefy.ops"}
+_LAZY = {
+    "BlockSparseLinear": "rarefy.block_sparse_linear",
+    "BlockSparseModelPatcher": "rarefy.patcher",
+    "CosineSchedule": "rarefy.schedules",
+    "CubicSchedule": "rarefy.schedules",
+    "MovementPruner": "rarefy.movement",
+    "SparseOptimizer": "rarefy.sparse_optimizer",
+    "apply_sr_ste": "rarefy.sr_ste",
+    "load_block_sparse": "rarefy.block_sparse_state",
+    "move_blocks": "rarefy.block_moves",
+    "ops": "rarefy.ops",
+    "remove_sr_ste": "rarefy.sr_ste",
+}
 
 
 def __getattr__(name: str) -> _Any:
