@@ -3,8 +3,6 @@
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 
-#include <cstring>
-
 #include "arguments.h"
 #include "array.h"
 #include "bias.h"
@@ -17,21 +15,12 @@ using namespace nb::literals;
 namespace rarefy::python {
 namespace {
 
-std::shared_ptr<Packed> weight_argument(const ArrayArgument& handle) {
-  const Array array(handle, "weight");
-  const void* words = array.contiguous(DType::kI64);
-  require(array.size() == 2, "weight: expected a handle (i64 [2]), got {}", array.describe());
-  Packed::Handle numbers;
-  std::memcpy(numbers.data(), words, sizeof(numbers));
-  return Packed::find(numbers);
-}
-
 /// out = act(x·Aᵀ + bias) over the last dimension, A being the weight of the handle or its
 /// transpose. False, with nothing done, where x has to be made contiguous first.
 bool linear(const ArrayArgument& x_argument, const ArrayArgument& weight,
             const std::optional<ArrayArgument>& bias_argument, const std::string& activation,
             bool transposed, const ArrayArgument& out_argument) {
-  const std::shared_ptr<Packed> packed = weight_argument(weight);
+  const std::shared_ptr<Packed> packed = weight_argument(weight, "weight");
   const Array x(x_argument, "x");
   const Array out = Array::output(out_argument, "out");
   const std::int64_t rows = packed->matrix()->rows();

@@ -1,6 +1,7 @@
 #include "packed.h"
 
 #include <algorithm>
+#include <cstring>
 #include <random>
 #include <unordered_map>
 #include <vector>
@@ -95,18 +96,30 @@ Packed::~Packed() {
   all.weights.erase(handle_[1]);
 }
 
-std::shared_ptr<Packed> Packed::find(const Handle& handle) {
+std::shared_ptr<Packed> Packed::find(const Handle& handle, const char* argument) {
   Registry& all = registry();
   const std::scoped_lock lock(all.mutex);
-  require(handle[0] == all.process,
-          "weight: expected the handle of a weight that was packed in this process, got one of "
-          "another; pack the weight again after loading");
+  require(
+      handle[0] == all.process,
+      "{}: expected the handle of a weight that was packed in this process, got one of another; "
+      "pack the weight again after loading",
+      argument);
   const auto found = all.weights.find(handle[1]);
   std::shared_ptr<Packed> weight = found != all.weights.end() ? found->second.lock() : nullptr;
   require(weight != nullptr,
-          "weight: expected the handle of a packed weight, got one whose weight is gone (a copy of "
-          "a handle does not keep it)");
+          "{}: expected the handle of a packed weight, got one whose weight is gone (a copy of a "
+          "handle does not keep it)",
+          argument);
   return weight;
+}
+
+std::shared_ptr<Packed> weight_argument(const ArrayArgument& handle, const char* name) {
+  const Array array(handle, name);
+  const void* words = array.contiguous(DType::kI64);
+  require(array.size() == 2, "{}: expected a handle (i64 [2]), got {}", name, array.describe());
+  Packed::Handle numbers;
+  std::memcpy(numbers.data(), words, sizeof(numbers));
+  return Packed::find(numbers, name);
 }
 
 std::shared_ptr<Packed> Packed::transposed(ThreadPool& pool) {

@@ -6,6 +6,7 @@
 #include <memory>
 #include <mutex>
 
+#include "array.h"
 #include "rarefy/matrix.h"
 #include "rarefy/planner.h"
 
@@ -22,7 +23,7 @@ class Packed {
   static std::shared_ptr<Packed> make(MatrixPtr matrix, Plan plan);
   /// The weight of a handle. Throws `Error` (kInvalidArgument) for one of another process and for
   /// a weight that is gone.
-  static std::shared_ptr<Packed> find(const Handle& handle);
+  static std::shared_ptr<Packed> find(const Handle& handle, const char* argument);
   ~Packed();
   Packed(const Packed&) = delete;
   Packed& operator=(const Packed&) = delete;
@@ -48,5 +49,8 @@ class Packed {
   std::mutex transposing_;
   std::shared_ptr<Packed> transposed_;
 };
+
+/// The weight of a handle tensor.
+std::shared_ptr<Packed> weight_argument(const ArrayArgument& handle, const char* name);
 
 }  // namespace rarefy::python

@@ -2,6 +2,7 @@
 
 from .block_sparse import BlockPattern, block_pattern, block_pattern_of_mask, bsr_linear, bsr_linear_transposed, bsr_sddmm
 from .linear import ACTIVATIONS, Weight, linear, pack, to_dense
+from .sampled import csr_linear, csr_values, sddmm
 
 __all__ = [
     "ACTIVATIONS",
@@ -12,7 +13,10 @@ __all__ = [
     "bsr_linear",
     "bsr_linear_transposed",
     "bsr_sddmm",
+    "csr_linear",
+    "csr_values",
     "linear",
     "pack",
+    "sddmm",
     "to_dense",
 ]

@@ -1,0 +1,104 @@
+"""Products at places without structure: `rarefy::sddmm`, and `rarefy::csr_linear`, a linear layer whose values train there.
+
+The places are those of a weight packed in CSR ("csr" or "csr16"), row after row; values are a tensor [places]. The two operators are
+each other's gradients.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import _core
+from .library import define, library, register_autocast
+from .linear import Weight
+
+define("csr_linear(Tensor x, Tensor values, Tensor pattern, bool transposed, SymInt features) -> Tensor")
+define("sddmm(Tensor p, Tensor q, Tensor pattern, SymInt places, ScalarType? dtype=None) -> Tensor")
+
+
+def _csr_linear_cpu(x: Tensor, values: Tensor, pattern: Tensor, transposed: bool, features: int) -> Tensor:
+    out = x.new_empty((*x.shape[:-1], features))
+    if not _core.csr_linear(x, values, pattern, transposed, out):
+        _core.csr_linear(x.contiguous(), values.contiguous(), pattern, transposed, out)
+    return out
+
+
+def _sddmm_cpu(p: Tensor, q: Tensor, pattern: Tensor, places: int, dtype: torch.dtype | None = None) -> Tensor:
+    out = p.new_empty((places,), dtype=dtype)
+    if not _core.csr_sddmm(p, q, pattern, out):
+        _core.csr_sddmm(p.contiguous(), q.contiguous(), pattern, out)
+    return out
+
+
+library.impl("csr_linear", _csr_linear_cpu, "CPU")
+library.impl("sddmm", _sddmm_cpu, "CPU")
+
+
+@torch.library.register_fake("rarefy::csr_linear", lib=library)
+def _(x: Tensor, values: Tensor, pattern: Tensor, transposed: bool, features: int) -> Tensor:
+    return x.new_empty((*x.shape[:-1], features))
+
+
+@torch.library.register_fake("rarefy::sddmm", lib=library)
+def _(p: Tensor, q: Tensor, pattern: Tensor, places: int, dtype: torch.dtype | None = None) -> Tensor:
+    return p.new_empty((places,), dtype=dtype)
+
+
+def _linear_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, values, pattern, ctx.transposed, _ = inputs
+    ctx.in_features = x.shape[-1]
+    ctx.save_for_backward(x, values, pattern)
+
+
+def _linear_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    x, values, pattern = ctx.saved_tensors
+    grad_x = grad_values = None
+    if ctx.needs_input_grad[0]:
+        grad_x = torch.ops.rarefy.csr_linear(grad, values, pattern, not ctx.transposed, ctx.in_features)
+    if ctx.needs_input_grad[1]:
+        p, q = (x, grad) if ctx.transposed else (grad, x)
+        grad_values = torch.ops.rarefy.sddmm(p, q, pattern, values.shape[0], values.dtype)
+    return grad_x, grad_values, None, None, None
+
+
+def _sddmm_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    p, q, pattern = inputs[:3]
+    ctx.save_for_backward(p, q, pattern)
+
+
+def _sddmm_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    p, q, pattern = ctx.saved_tensors
+    grad_p = grad_q = None
+    if ctx.needs_input_grad[0]:
+        grad_p = torch.ops.rarefy.csr_linear(q, grad, pattern, False, p.shape[-1])
+    if ctx.needs_input_grad[1]:
+        grad_q = torch.ops.rarefy.csr_linear(p, grad, pattern, True, q.shape[-1])
+    return grad_p, grad_q, None, None, None
+
+
+torch.library.register_autograd("rarefy::csr_linear", _linear_backward, setup_context=_linear_setup, lib=library)
+torch.library.register_autograd("rarefy::sddmm", _sddmm_backward, setup_context=_sddmm_setup, lib=library)
+register_autocast("csr_linear", (0, 1))
+
+
+def csr_linear(x: Tensor, values: Tensor, pattern: Weight) -> Tensor:
+    """x·Aᵀ with A the `values` at the places of `pattern`; gradients for both. Packs the values at each call, which costs about
+    what reading them twice does: `linear` is for weights that are frozen."""
+    return torch.ops.rarefy.csr_linear.default(x, values, pattern.handle, False, pattern.out_features)
+
+
+def sddmm(p: Tensor, q: Tensor, pattern: Weight, dtype: torch.dtype | None = None) -> Tensor:
+    """pᵀ·q at the places of `pattern`, summed over all leading dimensions of p […, M] and q […, K]: [places], in `dtype` or p's, after
+    a rounding to the pattern's. For a linear layer with p the gradient of its outputs and q its inputs: the gradient of its weight
+    there."""
+    return torch.ops.rarefy.sddmm.default(p, q, pattern.handle, pattern.matrix.nnz, dtype)
+
+
+def csr_values(pattern: Weight, dtype: torch.dtype | None = None) -> Tensor:
+    """The values that a CSR weight was packed with, row after row."""
+    out = torch.empty(pattern.matrix.nnz, dtype=dtype or torch.float32)
+    _core.csr_values(pattern.matrix, out)
+    return out
