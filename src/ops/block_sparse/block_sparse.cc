@@ -6,6 +6,7 @@
 
 #include "base/check.h"
 #include "ops/block_sparse/products.h"
+#include "rarefy/cpu.h"
 
 namespace rarefy {
 namespace {
@@ -68,6 +69,8 @@ void multiply(const char* op, const BlockPattern& pattern, const BlockGroups& gr
   require_apart(op, "c", bytes_of(args.c), "b", bytes_of(args.b));
   require_apart(op, "c", bytes_of(args.c), "values", bytes_of(values));
   if (tokens == 0 || groups.outputs == 0) return;
+  if (active_isa() >= Isa::kAmx && fits_amx(groups, values, args))
+    return multiply_blocks_amx(groups, values, args, pool);
   multiply_blocks_fma(groups, values, args, pool);
 }
 
@@ -107,6 +110,8 @@ void block_sddmm(const BlockPattern& pattern, ConstMatrixRef p, ConstMatrixRef q
     std::memset(out.data, 0, static_cast<std::size_t>(out.count) * size_of(out.dtype));
     return;
   }
+  if (active_isa() >= Isa::kAmx && fits_amx(pattern, p))
+    return sample_blocks_amx(pattern, p, q, out, pool);
   sample_blocks_fma(pattern, p, q, out, pool);
 }
 

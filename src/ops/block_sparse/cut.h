@@ -48,4 +48,38 @@ void for_share(const std::int32_t* offsets, std::int64_t groups, std::int64_t pa
   }
 }
 
+inline std::int64_t ceil_div(std::int64_t a, std::int64_t b) {
+  return (a + b - 1) / b;
+}
+
+/// How tokens are cut in panels and inputs in ranges, so that the activations of both stay in L2.
+/// It does not change a bit of the results: products are added in the same order, to the same sum,
+/// whether that waits in memory between ranges or not.
+struct PanelCuts {
+  std::int64_t tile_tokens;          ///< Tokens that are multiplied together.
+  std::int64_t panel_tiles, panels;  ///< Token tiles of a panel.
+  std::int64_t range, ranges;        ///< Groups of inputs of a range.
+
+  /// What fits: bytes of an activation, bytes of a panel and range, and the least tiles of a panel,
+  /// below which inputs are cut rather than tokens. Ranges are multiples of `range_unit` groups.
+  struct Room {
+    std::int64_t activation_bytes, range_bytes, least_tiles, range_unit;
+  };
+
+  PanelCuts(const BlockGroups& g, std::int64_t tokens, std::int64_t tokens_a_tile, const Room& room)
+      : tile_tokens(tokens_a_tile) {
+    const std::int64_t tile_bytes =
+        std::max<std::int64_t>(1, g.inputs_total) * tile_tokens * room.activation_bytes;
+    const std::int64_t tiles = ceil_div(tokens, tile_tokens);
+    panels = ceil_div(tiles, std::max(room.least_tiles, room.range_bytes / tile_bytes));
+    panel_tiles = ceil_div(tiles, panels);
+    const std::int64_t units =
+        std::max<std::int64_t>(1, ceil_div(g.inputs_total / g.in, room.range_unit));
+    ranges = std::min(units, ceil_div(tile_bytes * panel_tiles, room.range_bytes));
+    range = ceil_div(units, ranges) * room.range_unit;
+    ranges = ceil_div(units * room.range_unit, range);
+  }
+  [[nodiscard]] std::int64_t panel_tokens() const { return panel_tiles * tile_tokens; }
+};
+
 }  // namespace rarefy

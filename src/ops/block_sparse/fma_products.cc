@@ -23,10 +23,6 @@ constexpr std::int64_t kRangeBytes = 768 << 10;
 /// Values that are converted at once.
 constexpr std::int64_t kConverted = 16 << 10;
 
-std::int64_t ceil_div(std::int64_t a, std::int64_t b) {
-  return (a + b - 1) / b;
-}
-
 std::size_t floats(std::int64_t count) {
   return static_cast<std::size_t>(count) * sizeof(float);
 }
@@ -37,37 +33,10 @@ const block_cpu::FmaKernels& active_kernels() {
   return isa >= Isa::kAvx2 ? block_cpu::fma_avx2() : block_cpu::fma_portable();
 }
 
-/// How tokens are cut in panels and inputs in ranges. It does not change a bit: products are added
-/// in the same order, to the same sum, whether that waits in memory between ranges or not.
-struct Cuts {
-  int vectors;
-  std::int64_t tile_tokens, panel_tiles, panels;
-  std::int64_t range;  ///< Groups of inputs.
-  std::int64_t ranges;
-
-  Cuts(const BlockGroups& g, std::int64_t tokens, int lanes) {
-    constexpr std::int64_t kLeastTiles = 2;
-    vectors =
-        static_cast<int>(std::min<std::int64_t>(block_cpu::kMostVectors, ceil_div(tokens, lanes)));
-    tile_tokens = std::int64_t{vectors} * lanes;
-    const std::int64_t tile_bytes =
-        std::max<std::int64_t>(1, g.inputs_total) * tile_tokens * std::int64_t{sizeof(float)};
-    const std::int64_t tiles = ceil_div(tokens, tile_tokens);
-    panel_tiles = std::min(tiles, std::max(kLeastTiles, kRangeBytes / tile_bytes));
-    panels = ceil_div(tiles, panel_tiles);
-    panel_tiles = ceil_div(tiles, panels);
-    const std::int64_t input_groups = g.inputs_total / g.in;
-    ranges = std::clamp<std::int64_t>(ceil_div(tile_bytes * panel_tiles, kRangeBytes), 1,
-                                      std::max<std::int64_t>(1, input_groups));
-    range = std::max<std::int64_t>(1, ceil_div(input_groups, ranges));
-    ranges = std::max<std::int64_t>(1, ceil_div(input_groups, range));
-  }
-};
-
 /// What a thread does with groups [first, last) of a panel of tokens.
 class PanelWorker {
  public:
-  PanelWorker(const BlockGroups& groups, const ConstBlockValues& values, const Cuts& cuts,
+  PanelWorker(const BlockGroups& groups, const ConstBlockValues& values, const PanelCuts& cuts,
               const block_cpu::FmaKernels& kernels)
       : g_(groups),
         values_(values),
@@ -107,7 +76,7 @@ class PanelWorker {
                               .first_input = 0,
                               .tile_stride = x.padded_k * cuts_.tile_tokens,
                               .token_tiles = x.token_tiles,
-                              .vectors = cuts_.vectors,
+                              .vectors = static_cast<int>(cuts_.tile_tokens / kernels_.lanes),
                               .sums = sums,
                               .add = add};
     const bool in_place = values_.dtype == DType::kF32;
@@ -167,7 +136,7 @@ class PanelWorker {
 
   const BlockGroups& g_;
   const ConstBlockValues& values_;
-  const Cuts& cuts_;
+  const PanelCuts& cuts_;
   const block_cpu::FmaKernels& kernels_;
   Scratch converted_;
 };
@@ -230,14 +199,20 @@ void multiply_blocks_fma(const BlockGroups& groups, const ConstBlockValues& valu
                          const SpmmArgs& args, ThreadPool& pool) {
   const block_cpu::FmaKernels& kernels = active_kernels();
   const std::int64_t tokens = args.b.rows;
-  const Cuts cuts(groups, tokens, kernels.lanes);
-  const std::int64_t panel_tokens = cuts.panel_tiles * cuts.tile_tokens;
+  const std::int64_t vectors =
+      std::min<std::int64_t>(block_cpu::kMostVectors, ceil_div(tokens, kernels.lanes));
+  const PanelCuts cuts(groups, tokens, vectors * kernels.lanes,
+                       {.activation_bytes = sizeof(float),
+                        .range_bytes = kRangeBytes,
+                        .least_tiles = 2,
+                        .range_unit = 1});
   pool.run([&](int part) {
     PanelWorker worker(groups, values, cuts, kernels);
     for_share(groups.offsets, groups.groups, cuts.panels, part, pool.size(),
               [&](std::int64_t panel, std::int64_t first, std::int64_t last) {
-                const SpmmArgs turn = strip::tokens_of(
-                    args, panel * panel_tokens, std::min(tokens, (panel + 1) * panel_tokens));
+                const SpmmArgs turn =
+                    strip::tokens_of(args, panel * cuts.panel_tokens(),
+                                     std::min(tokens, (panel + 1) * cuts.panel_tokens()));
                 const strip::FmaActivations x(turn.b,
                                               strip::TokenTiles::of(turn.b.rows, cuts.tile_tokens),
                                               groups.inputs_total, pool);

@@ -12,4 +12,12 @@ void multiply_blocks_fma(const BlockGroups& groups, const ConstBlockValues& valu
 void sample_blocks_fma(const BlockPattern& pattern, const ConstMatrixRef& p,
                        const ConstMatrixRef& q, const BlockValues& out, ThreadPool& pool);
 
+/// bf16 values on AMX. The active level must be kAmx.
+bool fits_amx(const BlockGroups& groups, const ConstBlockValues& values, const SpmmArgs& args);
+void multiply_blocks_amx(const BlockGroups& groups, const ConstBlockValues& values,
+                         const SpmmArgs& args, ThreadPool& pool);
+bool fits_amx(const BlockPattern& pattern, const ConstMatrixRef& p);
+void sample_blocks_amx(const BlockPattern& pattern, const ConstMatrixRef& p,
+                       const ConstMatrixRef& q, const BlockValues& out, ThreadPool& pool);
+
 }  // namespace rarefy

@@ -23,7 +23,9 @@ namespace {
 
 /// lines[i] dword d becomes lines[d] dword i.
 [[gnu::always_inline]] inline void transpose16(__m512i* lines) {
+#pragma GCC unroll 4  // Rolled up, GCC 12 passes the lines through the stack.
   for (int i = 0; i < 16; i += 4) transpose_lanes(lines + i);
+#pragma GCC unroll 4
   for (int j = 0; j < 4; ++j) {
     const __m512i low = _mm512_shuffle_i32x4(lines[j], lines[4 + j], 0x44);
     const __m512i low_far = _mm512_shuffle_i32x4(lines[8 + j], lines[12 + j], 0x44);

@@ -1,0 +1,366 @@
+// Block-sparse products of bf16 on AMX.
+//
+// The activations of a panel of tokens stay in L2, and all weights go past. For one panel they are
+// brought into tiles as they are used, in runs that stay in L1; for more, once for all of them.
+#include <algorithm>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "ops/block_sparse/cpu/amx_inner.h"
+#include "ops/block_sparse/cut.h"
+#include "ops/block_sparse/products.h"
+#include "ops/spmm/cpu/strip_activations.h"
+#include "ops/spmm/epilogue.h"
+#include "ops/spmm/scratch.h"
+#include "rarefy/cpu.h"
+
+namespace rarefy {
+namespace {
+
+using block_cpu::kStripOutputs;
+using block_cpu::kSumFloats;
+using block_cpu::kTileBytes;
+using block_cpu::kTileInputs;
+
+/// Activations of a panel of tokens and a range of inputs.
+constexpr std::int64_t kRangeBytes = 1 << 20;
+/// Tokens of a panel below which inputs are cut rather than tokens.
+constexpr std::int64_t kLeastTiles = 8;
+/// Tiles of a strip that are in L1 together: 24 KiB of two strips.
+constexpr std::int64_t kRunTiles = 12;
+
+/// Parts of blocks that make the 32 inputs of a tile.
+int tile_parts(const BlockGroups& g) {
+  return g.in % 32 == 0 ? 1 : g.in % 16 == 0 ? 2 : 4;
+}
+
+/// Activations of a panel in tiles, a range of inputs at a time: [token group][k / 32][tile], the
+/// tiles of a group being multiplied together.
+class TokenPanel {
+ public:
+  TokenPanel(const BlockGroups& g, const PanelCuts& cuts)
+      : cuts_(cuts),
+        group_(g.out == kStripOutputs ? 4 : 2),
+        range_inputs_(cuts.range * g.in),
+        inputs_(g.inputs_total) {}
+
+  [[nodiscard]] int group() const { return group_; }
+  [[nodiscard]] std::int64_t group_stride() const {
+    return group_ * ceil_div(range_inputs_, kTileInputs) * kTileBytes;
+  }
+  [[nodiscard]] std::size_t bytes() const {
+    return static_cast<std::size_t>(ceil_div(cuts_.panel_tiles, group_) * group_stride());
+  }
+  /// Bytes between the tiles of 32 inputs and the next 32.
+  [[nodiscard]] std::int64_t step() const { return group_ * kTileBytes; }
+
+  void pack(const ConstMatrixRef& b, std::int64_t range, std::byte* to) const {
+    const std::int64_t first = range * range_inputs_;
+    const std::int64_t columns = std::min(range_inputs_, inputs_ - first);
+    const std::size_t size = size_of(b.dtype);
+    for (std::int64_t tile = 0; tile < ceil_div(b.rows, cuts_.tile_tokens); ++tile) {
+      const std::int64_t token = tile * cuts_.tile_tokens;
+      const strip::AmxPack job{
+          .from = static_cast<const std::byte*>(b.data) +
+                  static_cast<std::size_t>(token * b.row_stride + first) * size,
+          .row_stride = b.row_stride,
+          .rows = std::min(cuts_.tile_tokens, b.rows - token),
+          .tokens = cuts_.tile_tokens,
+          .columns = columns,
+          .tile_stride = group_ * kTileBytes,
+          .to = to + tile / group_ * group_stride() + tile % group_ * kTileBytes};
+      b.dtype == DType::kBF16 ? strip::amx_pack_bf16(job) : strip::amx_pack_f32(job);
+    }
+  }
+
+ private:
+  const PanelCuts& cuts_;
+  int group_;
+  std::int64_t range_inputs_, inputs_;
+};
+
+/// The tiles of one group of outputs: which inputs they have, and which parts of blocks.
+class GroupTiles {
+ public:
+  GroupTiles(const BlockGroups& g, const void* values)
+      : g_(g),
+        values_(static_cast<const std::uint16_t*>(values)),
+        tile_parts_(tile_parts(g)),
+        part_inputs_(kTileInputs / tile_parts_),
+        block_parts_(g.in / part_inputs_) {}
+
+  [[nodiscard]] std::int64_t count(std::int64_t group) const {
+    const std::int32_t begin = g_.offsets[group];
+    const std::int32_t end = g_.offsets[group + 1];
+    if (tile_parts_ == 1) return (end - begin) * block_parts_;
+    std::int64_t tiles = 0;
+    std::int64_t last = -1;
+    for (std::int32_t block = begin; block < end; ++block) {
+      const std::int64_t first = g_.inputs[block] * block_parts_;
+      const std::int64_t from = first / tile_parts_;
+      const std::int64_t to = (first + block_parts_ - 1) / tile_parts_;
+      tiles += to - from + (from == last ? 0 : 1);
+      last = to;
+    }
+    return tiles;
+  }
+
+  void build(std::int64_t group) {
+    inputs_.clear();
+    parts_.clear();
+    for (std::int32_t block = g_.offsets[group]; block < g_.offsets[group + 1]; ++block) {
+      const std::uint16_t* at = values_ + g_.place(block) * g_.block_elements();
+      for (std::int64_t part = 0; part < block_parts_; ++part) {
+        const std::int64_t input = g_.inputs[block] * block_parts_ + part;
+        const auto tile = static_cast<std::int32_t>(input / tile_parts_);
+        if (inputs_.empty() || inputs_.back() != tile) {
+          inputs_.push_back(tile);
+          parts_.resize(parts_.size() + static_cast<std::size_t>(tile_parts_), nullptr);
+        }
+        parts_[parts_.size() - static_cast<std::size_t>(tile_parts_ - input % tile_parts_)] =
+            at + part * part_inputs_ * g_.in_stride;
+      }
+    }
+  }
+  [[nodiscard]] const std::vector<std::int32_t>& inputs() const { return inputs_; }
+
+  /// Tiles [first, first + tiles) of the group that was built, of one or two strips.
+  void pack(std::int64_t first, std::int64_t tiles, std::int64_t strip, int strips,
+            std::byte* to) const {
+    const block_cpu::WeightTiles job{.parts = parts_.data() + first * tile_parts_,
+                                     .offset = strip * kStripOutputs * g_.out_stride,
+                                     .tiles = tiles,
+                                     .tile_parts = tile_parts_,
+                                     .row = std::max(g_.out_stride, g_.in_stride),
+                                     .strips = strips,
+                                     .to = to};
+    g_.in_stride == 1 ? block_cpu::pack_outputs_by_rows_amx(job)
+                      : block_cpu::pack_outputs_by_columns_amx(job);
+  }
+
+ private:
+  const BlockGroups& g_;
+  const std::uint16_t* values_;
+  int tile_parts_;
+  std::int64_t part_inputs_, block_parts_;
+  std::vector<std::int32_t> inputs_;
+  std::vector<const std::uint16_t*> parts_;
+};
+
+std::int64_t strips_of(const BlockGroups& g) {
+  return g.out / kStripOutputs;
+}
+int strips_at(const BlockGroups& g, std::int64_t strip) {
+  return static_cast<int>(std::min<std::int64_t>(2, strips_of(g) - strip));
+}
+
+/// All weights in tiles, for the length of a call: [group][strip pair][tile][strip].
+class PackedTiles {
+ public:
+  PackedTiles(const BlockGroups& g, const void* values, ThreadPool& pool)
+      : g_(g),
+        offsets_(offsets(g, values, pool)),
+        inputs_(tiles() * sizeof(std::int32_t)),
+        weights_(tiles() * static_cast<std::size_t>(strips_of(g) * kTileBytes)) {
+    pool.run([&](int part) {
+      GroupTiles tiles(g, values);
+      for_share(g.offsets, g.groups, 1, part, pool.size(),
+                [&](std::int64_t, std::int64_t first, std::int64_t last) {
+                  for (std::int64_t group = first; group < last; ++group) {
+                    tiles.build(group);
+                    std::copy(tiles.inputs().begin(), tiles.inputs().end(),
+                              inputs_.as<std::int32_t>() + offset(group));
+                    for (std::int64_t strip = 0; strip < strips_of(g); strip += 2)
+                      tiles.pack(0, std::ssize(tiles.inputs()), strip, strips_at(g, strip),
+                                 weights(group, strip));
+                  }
+                });
+    });
+  }
+  [[nodiscard]] std::span<const std::int32_t> inputs(std::int64_t group) {
+    return {inputs_.as<std::int32_t>() + offset(group),
+            static_cast<std::size_t>(offset(group + 1) - offset(group))};
+  }
+  std::byte* weights(std::int64_t group, std::int64_t strip) {
+    const std::int64_t tiles = offset(group + 1) - offset(group);
+    return weights_.as<std::byte>() + (offset(group) * strips_of(g_) + strip * tiles) * kTileBytes;
+  }
+
+ private:
+  static std::vector<std::int64_t> offsets(const BlockGroups& g, const void* values,
+                                           ThreadPool& pool) {
+    std::vector<std::int64_t> at(static_cast<std::size_t>(g.groups) + 1);
+    pool.parallel_for(g.groups, [&](std::int64_t begin, std::int64_t end) {
+      const GroupTiles tiles(g, values);
+      for (std::int64_t group = begin; group < end; ++group)
+        at[static_cast<std::size_t>(group) + 1] = tiles.count(group);
+    });
+    for (std::size_t i = 1; i < at.size(); ++i) at[i] += at[i - 1];
+    return at;
+  }
+  [[nodiscard]] std::int64_t offset(std::int64_t group) const {
+    return offsets_[static_cast<std::size_t>(group)];
+  }
+  [[nodiscard]] std::size_t tiles() const { return static_cast<std::size_t>(offsets_.back()); }
+
+  const BlockGroups& g_;
+  std::vector<std::int64_t> offsets_;
+  Scratch inputs_, weights_;
+};
+
+/// What a thread does with groups [first, last) of outputs of a panel of tokens.
+class PanelWorker {
+ public:
+  /// `packed`: nullptr to bring weights into tiles as they are used.
+  PanelWorker(const BlockGroups& groups, const ConstBlockValues& values, const PanelCuts& cuts,
+              PackedTiles* packed)
+      : g_(groups),
+        cuts_(cuts),
+        packed_(packed),
+        tiles_(groups, values.data),
+        panel_(groups, cuts),
+        x_(strip::huge_page_bytes(panel_.bytes())),
+        weights_(packed != nullptr ? 0 : static_cast<std::size_t>(2 * kRunTiles * kTileBytes)) {}
+
+  void run(const SpmmArgs& args, std::int64_t first, std::int64_t last) {
+    const std::int64_t token_tiles = ceil_div(args.b.rows, cuts_.tile_tokens);
+    const std::int64_t strip_floats = token_tiles * kSumFloats;
+    const std::int64_t group_floats = strip_floats * strips_of(g_);
+    const bool waits = cuts_.ranges > 1;
+    Scratch sums(static_cast<std::size_t>(group_floats * (waits ? last - first : 1)) *
+                 sizeof(float));
+    const std::int64_t range_tiles = ceil_div(cuts_.range * g_.in, kTileInputs);
+    strip::amx_begin(static_cast<int>(cuts_.tile_tokens));
+    for (std::int64_t r = 0; r < cuts_.ranges; ++r) {
+      panel_.pack(args.b, r, x_.as<std::byte>());
+      for (std::int64_t group = first; group < last; ++group) {
+        float* group_sums = sums.as<float>() + (waits ? group - first : 0) * group_floats;
+        multiply_group(group, r * range_tiles, (r + 1) * range_tiles, token_tiles, group_sums);
+        if (r + 1 == cuts_.ranges) store(args, group, token_tiles, group_sums);
+      }
+    }
+    strip::amx_end();
+  }
+
+ private:
+  /// Inputs [first, last), in tiles.
+  void multiply_group(std::int64_t group, std::int64_t first, std::int64_t last,
+                      std::int64_t token_tiles, float* sums) {
+    if (packed_ == nullptr) tiles_.build(group);
+    const std::span<const std::int32_t> inputs =
+        packed_ != nullptr ? packed_->inputs(group) : std::span(tiles_.inputs());
+    const auto tile_at = [&](std::int64_t input) {
+      return std::lower_bound(inputs.begin(), inputs.end(), input) - inputs.begin();
+    };
+    const std::int64_t begin = first == 0 ? 0 : tile_at(first);
+    const std::int64_t end = cuts_.ranges == 1 ? std::ssize(inputs) : tile_at(last);
+    for (std::int64_t strip = 0; strip < strips_of(g_); strip += 2) {
+      block_cpu::TileProducts job{.weights = weights_.as<std::byte>(),
+                                  .strips = strips_at(g_, strip),
+                                  .tiles = 0,
+                                  .inputs = inputs.data(),
+                                  .first_input = static_cast<std::int32_t>(first),
+                                  .x = x_.as<std::byte>(),
+                                  .group_stride = panel_.group_stride(),
+                                  .group = panel_.group(),
+                                  .token_tiles = token_tiles,
+                                  .sums = sums + strip * token_tiles * kSumFloats,
+                                  .add = first > 0,
+                                  .ahead = nullptr,
+                                  .ahead_lines = 0};
+      if (begin == end && first == 0) block_cpu::multiply_tiles_amx(job);  // Writes zeros.
+      for (std::int64_t tile = begin; tile < end; tile += kRunTiles) {
+        job.tiles = std::min(kRunTiles, end - tile);
+        job.inputs = inputs.data() + tile;
+        if (packed_ == nullptr) {
+          tiles_.pack(tile, job.tiles, strip, job.strips, weights_.as<std::byte>());
+        } else {
+          job.weights = packed_->weights(group, strip) + tile * job.strips * kTileBytes;
+          job.ahead = job.weights + job.tiles * job.strips * kTileBytes;
+          job.ahead_lines = job.tiles * job.strips * kTileBytes / 64;
+        }
+        block_cpu::multiply_tiles_amx(job);
+        job.add = true;
+      }
+    }
+  }
+
+  void store(const SpmmArgs& args, std::int64_t group, std::int64_t token_tiles,
+             const float* sums) {
+    const std::int64_t row = group * g_.out;
+    const bool simple = args.activation == Activation::kNone && args.c.dtype != DType::kF16;
+    if (simple) {
+      const auto at = [&](const void* data) {
+        return static_cast<const std::byte*>(data) +
+               static_cast<std::size_t>(row) * size_of(args.c.dtype);
+      };
+      const block_cpu::SumRows job{
+          .sums = sums,
+          .strips = g_.out / kStripOutputs,
+          .token_tiles = token_tiles,
+          .tile_tokens = cuts_.tile_tokens,
+          .tokens = args.c.rows,
+          .bias = args.bias != nullptr ? args.bias + row : nullptr,
+          .residual = args.residual.data != nullptr ? at(args.residual.data) : nullptr,
+          .residual_stride = args.residual.row_stride,
+          .c = const_cast<std::byte*>(at(args.c.data)),
+          .c_stride = args.c.row_stride};
+      return args.c.dtype == DType::kBF16 ? block_cpu::store_bf16_amx(job)
+                                          : block_cpu::store_f32_amx(job);
+    }
+    const Epilogue epilogue(args);
+    for (std::int64_t t = 0; t < args.c.rows; ++t) {
+      const float* from =
+          sums + t / cuts_.tile_tokens * kSumFloats + t % cuts_.tile_tokens * kStripOutputs;
+      constexpr std::int64_t kStrips = 8;
+      float gathered[kStrips * kStripOutputs];
+      for (std::int64_t s = 0; s < g_.out / kStripOutputs; s += kStrips) {
+        const std::int64_t strips = std::min(kStrips, g_.out / kStripOutputs - s);
+        for (std::int64_t i = 0; i < strips; ++i)
+          std::copy_n(from + (s + i) * token_tiles * kSumFloats, kStripOutputs,
+                      gathered + i * kStripOutputs);
+        epilogue.store(t, row + s * kStripOutputs, gathered, strips * kStripOutputs);
+      }
+    }
+  }
+
+  const BlockGroups& g_;
+  const PanelCuts& cuts_;
+  PackedTiles* packed_;
+  GroupTiles tiles_;
+  TokenPanel panel_;
+  Scratch x_, weights_;
+};
+
+}  // namespace
+
+bool fits_amx(const BlockGroups& groups, const ConstBlockValues& values, const SpmmArgs& args) {
+  const bool activations = args.b.dtype == DType::kBF16 ||
+                           (args.b.dtype == DType::kF32 && args.precision == Precision::kBf16);
+  return values.dtype == DType::kBF16 && activations && groups.out % kStripOutputs == 0 &&
+         groups.in % 8 == 0 && groups.inputs_total > 0;
+}
+
+void multiply_blocks_amx(const BlockGroups& groups, const ConstBlockValues& values,
+                         const SpmmArgs& args, ThreadPool& pool) {
+  const std::int64_t tokens = args.b.rows;
+  const PanelCuts cuts(groups, tokens, strip::TokenTiles::even(tokens, 16).tokens,
+                       {.activation_bytes = 2,
+                        .range_bytes = kRangeBytes,
+                        .least_tiles = kLeastTiles,
+                        .range_unit = tile_parts(groups)});
+  std::optional<PackedTiles> packed;
+  if (cuts.panels > 1) packed.emplace(groups, values.data, pool);
+  pool.run([&](int part) {
+    PanelWorker worker(groups, values, cuts, packed ? &*packed : nullptr);
+    for_share(groups.offsets, groups.groups, cuts.panels, part, pool.size(),
+              [&](std::int64_t panel, std::int64_t first, std::int64_t last) {
+                worker.run(strip::tokens_of(args, panel * cuts.panel_tokens(),
+                                            std::min(tokens, (panel + 1) * cuts.panel_tokens())),
+                           first, last);
+              });
+  });
+}
+
+}  // namespace rarefy

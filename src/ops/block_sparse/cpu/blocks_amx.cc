@@ -1,0 +1,269 @@
+// Block-sparse products on AMX: weights to tiles, products, sums to rows.
+#include "ops/block_sparse/cpu/amx_inner.h"
+#include "ops/spmm/cpu/strip_amx_tiles.h"
+#include "ops/spmm/cpu/transpose16_avx512.h"
+
+namespace rarefy::block_cpu {
+namespace {
+
+[[gnu::always_inline]] inline void store_lines(std::byte* to, const __m512i* lines) {
+#pragma GCC unroll 16
+  for (int i = 0; i < 16; ++i) _mm512_store_si512(to + 64 * i, lines[i]);
+}
+
+__m256i load256(const std::uint16_t* from) {
+  return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
+}
+__m128i load128(const std::uint16_t* from) {
+  return _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
+}
+
+/// The parts of a tile; absent ones read zeros again and again.
+template <int kParts>
+struct TileParts {
+  const std::uint16_t* at[kParts];
+  std::int64_t row[kParts];
+  TileParts(const WeightTiles& job, std::int64_t tile) {
+    alignas(64) static constexpr std::uint16_t kZeros[32] = {};
+    for (int p = 0; p < kParts; ++p) {
+      const std::uint16_t* part = job.parts[tile * kParts + p];
+      at[p] = part != nullptr ? part + job.offset : kZeros;
+      row[p] = part != nullptr ? job.row : 0;
+    }
+  }
+  /// 32 inputs of output r, where outputs are rows.
+  [[nodiscard]] __m512i inputs(std::int64_t r) const {
+    if constexpr (kParts == 1) {
+      return _mm512_loadu_si512(at[0] + r * row[0]);
+    } else if constexpr (kParts == 2) {
+      return _mm512_inserti64x4(_mm512_castsi256_si512(load256(at[0] + r * row[0])),
+                                load256(at[1] + r * row[1]), 1);
+    } else {
+      const auto half = [&](int p) {
+        return _mm256_inserti128_si256(_mm256_castsi128_si256(load128(at[p] + r * row[p])),
+                                       load128(at[p + 1] + r * row[p + 1]), 1);
+      };
+      return _mm512_inserti64x4(_mm512_castsi256_si512(half(0)), half(2), 1);
+    }
+  }
+};
+
+template <int kParts>
+void pack_by_rows(const WeightTiles& job) {
+  for (std::int64_t i = 0; i < job.tiles; ++i) {
+    const TileParts<kParts> parts(job, i);
+    for (int s = 0; s < job.strips; ++s) {
+      __m512i lines[16];
+#pragma GCC unroll 16
+      for (int r = 0; r < 16; ++r) lines[r] = parts.inputs(s * kStripOutputs + r);
+      transpose16(lines);
+      store_lines(job.to + (i * job.strips + s) * kTileBytes, lines);
+    }
+  }
+}
+
+/// Two rows of 32 weights to pairs: of the first 16 columns and of the others.
+struct RowPairs {
+  RowPairs() {
+    alignas(64) std::uint16_t low_index[32];
+    alignas(64) std::uint16_t high_index[32];
+    for (int i = 0; i < 32; ++i) {
+      low_index[i] = static_cast<std::uint16_t>(i / 2 + i % 2 * 32);
+      high_index[i] = static_cast<std::uint16_t>(16 + i / 2 + i % 2 * 32);
+    }
+    low = _mm512_load_si512(low_index);
+    high = _mm512_load_si512(high_index);
+  }
+  __m512i low, high;
+};
+
+template <int kParts>
+void pack_by_columns(const WeightTiles& job) {
+  constexpr int kPairs = 16 / kParts;
+  const RowPairs pairs;
+  for (std::int64_t i = 0; i < job.tiles; ++i) {
+    const TileParts<kParts> parts(job, i);
+    std::byte* to = job.to + i * job.strips * kTileBytes;
+    for (int p = 0; p < kParts; ++p) {
+      const std::uint16_t* from = parts.at[p];
+      for (int pair = 0; pair < kPairs; ++pair, from += 2 * parts.row[p], to += 64) {
+        const std::uint16_t* next = from + parts.row[p];
+        if (job.strips == 2) {
+          const __m512i even = _mm512_loadu_si512(from);
+          const __m512i odd = _mm512_loadu_si512(next);
+          _mm512_store_si512(to, _mm512_permutex2var_epi16(even, pairs.low, odd));
+          _mm512_store_si512(to + kTileBytes, _mm512_permutex2var_epi16(even, pairs.high, odd));
+        } else {
+          _mm512_store_si512(
+              to, _mm512_permutex2var_epi16(_mm512_castsi256_si512(load256(from)), pairs.low,
+                                            _mm512_castsi256_si512(load256(next))));
+        }
+      }
+    }
+  }
+}
+
+/// Reads ahead beside the products, as many lines after each tile.
+class Reader {
+ public:
+  Reader(const std::byte* from, std::int64_t lines, std::int64_t steps)
+      : line_(from), left_(lines), share_(lines == 0 ? 0 : (lines + steps - 1) / steps) {}
+  [[gnu::always_inline]] void read() {
+    for (std::int64_t i = share_ < left_ ? share_ : left_; i > 0; --i, --left_, line_ += 64)
+      _mm_prefetch(reinterpret_cast<const char*>(line_), _MM_HINT_T1);
+  }
+
+ private:
+  const std::byte* line_;
+  std::int64_t left_, share_;
+};
+
+template <int kStrips, int kTokenTiles>
+void multiply(const TileProducts& job, const std::byte* x, float* sums, Reader& reader) {
+  using R = strip::Registers<kStrips, kTokenTiles>;
+  const std::int64_t strip_sums = job.token_tiles * kSumFloats;
+  strip::unrolled<kStrips>([&](auto s) {
+    strip::unrolled<kTokenTiles>([&](auto t) {
+      if (job.add) {
+        strip::load<R::sum(s, t)>(sums + s * strip_sums + t * kSumFloats);
+      } else {
+        strip::zero<R::sum(s, t)>();
+      }
+    });
+  });
+  const std::byte* w = job.weights;
+  const std::int64_t k_stride = job.group * kTileBytes;
+  for (std::int64_t i = 0; i < job.tiles; ++i, w += kStrips * kTileBytes) {
+    strip::step<kStrips, kTokenTiles, 1>(w, kTileBytes,
+                                         x + (job.inputs[i] - job.first_input) * k_stride);
+    reader.read();
+  }
+  strip::unrolled<kStrips>([&](auto s) {
+    strip::unrolled<kTokenTiles>(
+        [&](auto t) { strip::store<R::sum(s, t)>(sums + s * strip_sums + t * kSumFloats); });
+  });
+}
+
+struct Bf16Rows {
+  static constexpr std::int64_t kBytes = 2;
+  static __m512 load(const void* p) {
+    const __m256i half = _mm256_loadu_si256(static_cast<const __m256i*>(p));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
+  }
+  static void store(void* p, __m512 x) {
+    _mm256_storeu_si256(static_cast<__m256i*>(p), reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(x)));
+  }
+  static void store2(void* p, __m512 low, __m512 high) {
+    _mm512_storeu_si512(p, reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(high, low)));
+  }
+};
+struct F16Rows {
+  static constexpr std::int64_t kBytes = 2;
+  static void store(void* p, __m512 x) {
+    _mm256_storeu_si256(static_cast<__m256i*>(p), _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT));
+  }
+};
+struct F32Rows {
+  static constexpr std::int64_t kBytes = 4;
+  static __m512 load(const void* p) { return _mm512_loadu_ps(p); }
+  static void store(void* p, __m512 x) { _mm512_storeu_ps(p, x); }
+  static void store2(void* p, __m512 low, __m512 high) {
+    store(p, low);
+    store(static_cast<std::byte*>(p) + 64, high);
+  }
+};
+
+template <class Rows>
+void store_rows(const SumRows& job) {
+  constexpr std::int64_t kStripBytes = kStripOutputs * Rows::kBytes;
+  const std::int64_t strip_floats = job.token_tiles * kSumFloats;
+  for (std::int64_t t = 0; t < job.tokens; ++t) {
+    const float* sums =
+        job.sums + t / job.tile_tokens * kSumFloats + t % job.tile_tokens * kStripOutputs;
+    auto* c = static_cast<std::byte*>(job.c) + t * job.c_stride * Rows::kBytes;
+    const auto* residual =
+        static_cast<const std::byte*>(job.residual) + t * job.residual_stride * Rows::kBytes;
+    const auto value = [&](std::int64_t s) {
+      __m512 x = _mm512_load_ps(sums + s * strip_floats);
+      if (job.bias != nullptr) x = _mm512_add_ps(x, _mm512_loadu_ps(job.bias + s * kStripOutputs));
+      if (job.residual != nullptr) x = _mm512_add_ps(x, Rows::load(residual + s * kStripBytes));
+      return x;
+    };
+    std::int64_t s = 0;
+    for (; s + 2 <= job.strips; s += 2) Rows::store2(c + s * kStripBytes, value(s), value(s + 1));
+    if (s < job.strips) Rows::store(c + s * kStripBytes, value(s));
+  }
+}
+
+template <class Rows>
+void store_sample(const SampleRows& job) {
+  for (int half = 0; half < job.row_halves; ++half) {
+    for (int r = 0; r < 16; ++r) {
+      auto* to = static_cast<std::byte*>(job.to) + (16 * half + r) * job.stride * Rows::kBytes;
+      for (int column = 0; column < job.column_halves; ++column) {
+        const float* sums = job.sums + (column * job.row_halves + half) * kSumFloats + 16 * r;
+        Rows::store(to + 16 * column * Rows::kBytes, _mm512_load_ps(sums));
+      }
+    }
+  }
+}
+
+}  // namespace
+
+void pack_outputs_by_rows_amx(const WeightTiles& job) {
+  if (job.tile_parts == 1) return pack_by_rows<1>(job);
+  job.tile_parts == 2 ? pack_by_rows<2>(job) : pack_by_rows<4>(job);
+}
+
+void pack_outputs_by_columns_amx(const WeightTiles& job) {
+  if (job.tile_parts == 1) return pack_by_columns<1>(job);
+  job.tile_parts == 2 ? pack_by_columns<2>(job) : pack_by_columns<4>(job);
+}
+
+void multiply_tiles_amx(const TileProducts& job) {
+  const std::int64_t groups = (job.token_tiles + job.group - 1) / job.group;
+  Reader reader(job.ahead, job.ahead_lines, groups * job.tiles);
+
+  for (std::int64_t g = 0; g < groups; ++g) {
+    const std::byte* x = job.x + g * job.group_stride;
+    const std::int64_t t = g * job.group;
+    float* sums = job.sums + t * kSumFloats;
+    const std::int64_t tiles = job.token_tiles - t < job.group ? job.token_tiles - t : job.group;
+    if (job.strips == 2) {
+      tiles == 1 ? multiply<2, 1>(job, x, sums, reader) : multiply<2, 2>(job, x, sums, reader);
+      continue;
+    }
+    switch (tiles) {
+      case 1:
+        multiply<1, 1>(job, x, sums, reader);
+        break;
+      case 2:
+        multiply<1, 2>(job, x, sums, reader);
+        break;
+      case 3:
+        multiply<1, 3>(job, x, sums, reader);
+        break;
+      default:
+        multiply<1, 4>(job, x, sums, reader);
+    }
+  }
+}
+
+void store_bf16_amx(const SumRows& job) {
+  store_rows<Bf16Rows>(job);
+}
+void store_f32_amx(const SumRows& job) {
+  store_rows<F32Rows>(job);
+}
+
+void store_sample_bf16_amx(const SampleRows& job) {
+  store_sample<Bf16Rows>(job);
+}
+void store_sample_f16_amx(const SampleRows& job) {
+  store_sample<F16Rows>(job);
+}
+void store_sample_f32_amx(const SampleRows& job) {
+  store_sample<F32Rows>(job);
+}
+
+}  // namespace rarefy::block_cpu
