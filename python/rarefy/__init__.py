@@ -35,12 +35,17 @@ _LAZY = {
     "CosineSchedule": "rarefy.schedules",
     "CubicSchedule": "rarefy.schedules",
     "MovementPruner": "rarefy.movement",
+    "Recipe": "rarefy.recipe",
+    "SparseLinear": "rarefy.sparse_linear",
     "SparseOptimizer": "rarefy.sparse_optimizer",
     "apply_sr_ste": "rarefy.sr_ste",
+    "huggingface": "rarefy.huggingface",
     "load_block_sparse": "rarefy.block_sparse_state",
     "move_blocks": "rarefy.block_moves",
     "ops": "rarefy.ops",
+    "pretrained": "rarefy.huggingface",
     "remove_sr_ste": "rarefy.sr_ste",
+    "thin": "rarefy.thinning",
 }
 
 
