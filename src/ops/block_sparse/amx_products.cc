@@ -10,6 +10,7 @@
 #include "ops/block_sparse/cpu/amx_inner.h"
 #include "ops/block_sparse/cut.h"
 #include "ops/block_sparse/products.h"
+#include "ops/block_sparse/weight_tiles.h"
 #include "ops/spmm/cpu/strip_activations.h"
 #include "ops/spmm/epilogue.h"
 #include "ops/spmm/scratch.h"
@@ -30,20 +31,15 @@ constexpr std::int64_t kLeastTiles = 8;
 /// Tiles of a strip that are in L1 together: 24 KiB of two strips.
 constexpr std::int64_t kRunTiles = 12;
 
-/// Parts of blocks that make the 32 inputs of a tile.
-int tile_parts(const BlockGroups& g) {
-  return g.in % 32 == 0 ? 1 : g.in % 16 == 0 ? 2 : 4;
-}
-
 /// Activations of a panel in tiles, a range of inputs at a time: [token group][k / 32][tile], the
 /// tiles of a group being multiplied together.
 class TokenPanel {
  public:
-  TokenPanel(const BlockGroups& g, const PanelCuts& cuts)
+  TokenPanel(const StripGroups& groups, const PanelCuts& cuts)
       : cuts_(cuts),
-        group_(g.out == kStripOutputs ? 4 : 2),
-        range_inputs_(cuts.range * g.in),
-        inputs_(g.inputs_total) {}
+        group_(groups.strips() == 1 ? 4 : 2),
+        range_inputs_(cuts.range * groups.blocks().in),
+        inputs_(groups.blocks().inputs_total) {}
 
   [[nodiscard]] int group() const { return group_; }
   [[nodiscard]] std::int64_t group_stride() const {
@@ -52,8 +48,6 @@ class TokenPanel {
   [[nodiscard]] std::size_t bytes() const {
     return static_cast<std::size_t>(ceil_div(cuts_.panel_tiles, group_) * group_stride());
   }
-  /// Bytes between the tiles of 32 inputs and the next 32.
-  [[nodiscard]] std::int64_t step() const { return group_ * kTileBytes; }
 
   void pack(const ConstMatrixRef& b, std::int64_t range, std::byte* to) const {
     const std::int64_t first = range * range_inputs_;
@@ -80,140 +74,11 @@ class TokenPanel {
   std::int64_t range_inputs_, inputs_;
 };
 
-/// The tiles of one group of outputs: which inputs they have, and which parts of blocks.
-class GroupTiles {
- public:
-  GroupTiles(const BlockGroups& g, const void* values)
-      : g_(g),
-        values_(static_cast<const std::uint16_t*>(values)),
-        tile_parts_(tile_parts(g)),
-        part_inputs_(kTileInputs / tile_parts_),
-        block_parts_(g.in / part_inputs_) {}
-
-  [[nodiscard]] std::int64_t count(std::int64_t group) const {
-    const std::int32_t begin = g_.offsets[group];
-    const std::int32_t end = g_.offsets[group + 1];
-    if (tile_parts_ == 1) return (end - begin) * block_parts_;
-    std::int64_t tiles = 0;
-    std::int64_t last = -1;
-    for (std::int32_t block = begin; block < end; ++block) {
-      const std::int64_t first = g_.inputs[block] * block_parts_;
-      const std::int64_t from = first / tile_parts_;
-      const std::int64_t to = (first + block_parts_ - 1) / tile_parts_;
-      tiles += to - from + (from == last ? 0 : 1);
-      last = to;
-    }
-    return tiles;
-  }
-
-  void build(std::int64_t group) {
-    inputs_.clear();
-    parts_.clear();
-    for (std::int32_t block = g_.offsets[group]; block < g_.offsets[group + 1]; ++block) {
-      const std::uint16_t* at = values_ + g_.place(block) * g_.block_elements();
-      for (std::int64_t part = 0; part < block_parts_; ++part) {
-        const std::int64_t input = g_.inputs[block] * block_parts_ + part;
-        const auto tile = static_cast<std::int32_t>(input / tile_parts_);
-        if (inputs_.empty() || inputs_.back() != tile) {
-          inputs_.push_back(tile);
-          parts_.resize(parts_.size() + static_cast<std::size_t>(tile_parts_), nullptr);
-        }
-        parts_[parts_.size() - static_cast<std::size_t>(tile_parts_ - input % tile_parts_)] =
-            at + part * part_inputs_ * g_.in_stride;
-      }
-    }
-  }
-  [[nodiscard]] const std::vector<std::int32_t>& inputs() const { return inputs_; }
-
-  /// Tiles [first, first + tiles) of the group that was built, of one or two strips.
-  void pack(std::int64_t first, std::int64_t tiles, std::int64_t strip, int strips,
-            std::byte* to) const {
-    const block_cpu::WeightTiles job{.parts = parts_.data() + first * tile_parts_,
-                                     .offset = strip * kStripOutputs * g_.out_stride,
-                                     .tiles = tiles,
-                                     .tile_parts = tile_parts_,
-                                     .row = std::max(g_.out_stride, g_.in_stride),
-                                     .strips = strips,
-                                     .to = to};
-    g_.in_stride == 1 ? block_cpu::pack_outputs_by_rows_amx(job)
-                      : block_cpu::pack_outputs_by_columns_amx(job);
-  }
-
- private:
-  const BlockGroups& g_;
-  const std::uint16_t* values_;
-  int tile_parts_;
-  std::int64_t part_inputs_, block_parts_;
-  std::vector<std::int32_t> inputs_;
-  std::vector<const std::uint16_t*> parts_;
-};
-
-std::int64_t strips_of(const BlockGroups& g) {
-  return g.out / kStripOutputs;
-}
-int strips_at(const BlockGroups& g, std::int64_t strip) {
-  return static_cast<int>(std::min<std::int64_t>(2, strips_of(g) - strip));
-}
-
-/// All weights in tiles, for the length of a call: [group][strip pair][tile][strip].
-class PackedTiles {
- public:
-  PackedTiles(const BlockGroups& g, const void* values, ThreadPool& pool)
-      : g_(g),
-        offsets_(offsets(g, values, pool)),
-        inputs_(tiles() * sizeof(std::int32_t)),
-        weights_(tiles() * static_cast<std::size_t>(strips_of(g) * kTileBytes)) {
-    pool.run([&](int part) {
-      GroupTiles tiles(g, values);
-      for_share(g.offsets, g.groups, 1, part, pool.size(),
-                [&](std::int64_t, std::int64_t first, std::int64_t last) {
-                  for (std::int64_t group = first; group < last; ++group) {
-                    tiles.build(group);
-                    std::copy(tiles.inputs().begin(), tiles.inputs().end(),
-                              inputs_.as<std::int32_t>() + offset(group));
-                    for (std::int64_t strip = 0; strip < strips_of(g); strip += 2)
-                      tiles.pack(0, std::ssize(tiles.inputs()), strip, strips_at(g, strip),
-                                 weights(group, strip));
-                  }
-                });
-    });
-  }
-  [[nodiscard]] std::span<const std::int32_t> inputs(std::int64_t group) {
-    return {inputs_.as<std::int32_t>() + offset(group),
-            static_cast<std::size_t>(offset(group + 1) - offset(group))};
-  }
-  std::byte* weights(std::int64_t group, std::int64_t strip) {
-    const std::int64_t tiles = offset(group + 1) - offset(group);
-    return weights_.as<std::byte>() + (offset(group) * strips_of(g_) + strip * tiles) * kTileBytes;
-  }
-
- private:
-  static std::vector<std::int64_t> offsets(const BlockGroups& g, const void* values,
-                                           ThreadPool& pool) {
-    std::vector<std::int64_t> at(static_cast<std::size_t>(g.groups) + 1);
-    pool.parallel_for(g.groups, [&](std::int64_t begin, std::int64_t end) {
-      const GroupTiles tiles(g, values);
-      for (std::int64_t group = begin; group < end; ++group)
-        at[static_cast<std::size_t>(group) + 1] = tiles.count(group);
-    });
-    for (std::size_t i = 1; i < at.size(); ++i) at[i] += at[i - 1];
-    return at;
-  }
-  [[nodiscard]] std::int64_t offset(std::int64_t group) const {
-    return offsets_[static_cast<std::size_t>(group)];
-  }
-  [[nodiscard]] std::size_t tiles() const { return static_cast<std::size_t>(offsets_.back()); }
-
-  const BlockGroups& g_;
-  std::vector<std::int64_t> offsets_;
-  Scratch inputs_, weights_;
-};
-
 /// What a thread does with groups [first, last) of outputs of a panel of tokens.
 class PanelWorker {
  public:
   /// `packed`: nullptr to bring weights into tiles as they are used.
-  PanelWorker(const BlockGroups& groups, const ConstBlockValues& values, const PanelCuts& cuts,
+  PanelWorker(const StripGroups& groups, const ConstBlockValues& values, const PanelCuts& cuts,
               PackedTiles* packed)
       : g_(groups),
         cuts_(cuts),
@@ -226,11 +91,11 @@ class PanelWorker {
   void run(const SpmmArgs& args, std::int64_t first, std::int64_t last) {
     const std::int64_t token_tiles = ceil_div(args.b.rows, cuts_.tile_tokens);
     const std::int64_t strip_floats = token_tiles * kSumFloats;
-    const std::int64_t group_floats = strip_floats * strips_of(g_);
+    const std::int64_t group_floats = strip_floats * g_.strips();
     const bool waits = cuts_.ranges > 1;
     Scratch sums(static_cast<std::size_t>(group_floats * (waits ? last - first : 1)) *
                  sizeof(float));
-    const std::int64_t range_tiles = ceil_div(cuts_.range * g_.in, kTileInputs);
+    const std::int64_t range_tiles = ceil_div(cuts_.range * g_.blocks().in, kTileInputs);
     strip::amx_begin(static_cast<int>(cuts_.tile_tokens));
     for (std::int64_t r = 0; r < cuts_.ranges; ++r) {
       panel_.pack(args.b, r, x_.as<std::byte>());
@@ -255,9 +120,9 @@ class PanelWorker {
     };
     const std::int64_t begin = first == 0 ? 0 : tile_at(first);
     const std::int64_t end = cuts_.ranges == 1 ? std::ssize(inputs) : tile_at(last);
-    for (std::int64_t strip = 0; strip < strips_of(g_); strip += 2) {
+    for (std::int64_t strip = 0; strip < g_.strips(); strip += 2) {
       block_cpu::TileProducts job{.weights = weights_.as<std::byte>(),
-                                  .strips = strips_at(g_, strip),
+                                  .strips = g_.strips_at(strip),
                                   .tiles = 0,
                                   .inputs = inputs.data(),
                                   .first_input = static_cast<std::int32_t>(first),
@@ -274,7 +139,7 @@ class PanelWorker {
         job.tiles = std::min(kRunTiles, end - tile);
         job.inputs = inputs.data() + tile;
         if (packed_ == nullptr) {
-          tiles_.pack(tile, job.tiles, strip, job.strips, weights_.as<std::byte>());
+          tiles_.pack(tile, job.tiles, strip, weights_.as<std::byte>());
         } else {
           job.weights = packed_->weights(group, strip) + tile * job.strips * kTileBytes;
           job.ahead = job.weights + job.tiles * job.strips * kTileBytes;
@@ -288,8 +153,10 @@ class PanelWorker {
 
   void store(const SpmmArgs& args, std::int64_t group, std::int64_t token_tiles,
              const float* sums) {
-    const std::int64_t row = group * g_.out;
-    const bool simple = args.activation == Activation::kNone && args.c.dtype != DType::kF16;
+    const std::int64_t row = group * g_.outputs();
+    const std::int64_t outputs = std::min(g_.outputs(), args.c.cols - row);
+    const bool simple = args.activation == Activation::kNone && args.c.dtype != DType::kF16 &&
+                        outputs == g_.outputs();
     if (simple) {
       const auto at = [&](const void* data) {
         return static_cast<const std::byte*>(data) +
@@ -297,7 +164,7 @@ class PanelWorker {
       };
       const block_cpu::SumRows job{
           .sums = sums,
-          .strips = g_.out / kStripOutputs,
+          .strips = g_.strips(),
           .token_tiles = token_tiles,
           .tile_tokens = cuts_.tile_tokens,
           .tokens = args.c.rows,
@@ -315,17 +182,18 @@ class PanelWorker {
           sums + t / cuts_.tile_tokens * kSumFloats + t % cuts_.tile_tokens * kStripOutputs;
       constexpr std::int64_t kStrips = 8;
       float gathered[kStrips * kStripOutputs];
-      for (std::int64_t s = 0; s < g_.out / kStripOutputs; s += kStrips) {
-        const std::int64_t strips = std::min(kStrips, g_.out / kStripOutputs - s);
+      for (std::int64_t s = 0; s < g_.strips(); s += kStrips) {
+        const std::int64_t strips = std::min(kStrips, g_.strips() - s);
         for (std::int64_t i = 0; i < strips; ++i)
           std::copy_n(from + (s + i) * token_tiles * kSumFloats, kStripOutputs,
                       gathered + i * kStripOutputs);
-        epilogue.store(t, row + s * kStripOutputs, gathered, strips * kStripOutputs);
+        epilogue.store(t, row + s * kStripOutputs, gathered,
+                       std::min(strips * kStripOutputs, outputs - s * kStripOutputs));
       }
     }
   }
 
-  const BlockGroups& g_;
+  const StripGroups& g_;
   const PanelCuts& cuts_;
   PackedTiles* packed_;
   GroupTiles tiles_;
@@ -338,23 +206,25 @@ class PanelWorker {
 bool fits_amx(const BlockGroups& groups, const ConstBlockValues& values, const SpmmArgs& args) {
   const bool activations = args.b.dtype == DType::kBF16 ||
                            (args.b.dtype == DType::kF32 && args.precision == Precision::kBf16);
-  return values.dtype == DType::kBF16 && activations && groups.out % kStripOutputs == 0 &&
-         groups.in % 8 == 0 && groups.inputs_total > 0;
+  const bool outputs = groups.out % kStripOutputs == 0 || groups.out == kStripOutputs / 2;
+  return values.dtype == DType::kBF16 && activations && outputs && groups.in % 8 == 0 &&
+         groups.inputs_total > 0;
 }
 
-void multiply_blocks_amx(const BlockGroups& groups, const ConstBlockValues& values,
+void multiply_blocks_amx(const BlockGroups& blocks, const ConstBlockValues& values,
                          const SpmmArgs& args, ThreadPool& pool) {
   const std::int64_t tokens = args.b.rows;
-  const PanelCuts cuts(groups, tokens, strip::TokenTiles::even(tokens, 16).tokens,
+  const StripGroups groups(blocks);
+  const PanelCuts cuts(blocks, tokens, strip::TokenTiles::even(tokens, 16).tokens,
                        {.activation_bytes = 2,
                         .range_bytes = kRangeBytes,
                         .least_tiles = kLeastTiles,
-                        .range_unit = tile_parts(groups)});
+                        .range_unit = groups.tile_parts()});
   std::optional<PackedTiles> packed;
   if (cuts.panels > 1) packed.emplace(groups, values.data, pool);
   pool.run([&](int part) {
     PanelWorker worker(groups, values, cuts, packed ? &*packed : nullptr);
-    for_share(groups.offsets, groups.groups, cuts.panels, part, pool.size(),
+    for_share(groups.offsets(), groups.groups(), cuts.panels, part, pool.size(),
               [&](std::int64_t panel, std::int64_t first, std::int64_t last) {
                 worker.run(strip::tokens_of(args, panel * cuts.panel_tokens(),
                                             std::min(tokens, (panel + 1) * cuts.panel_tokens())),

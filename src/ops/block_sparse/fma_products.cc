@@ -204,7 +204,7 @@ void multiply_blocks_fma(const BlockGroups& groups, const ConstBlockValues& valu
   const PanelCuts cuts(groups, tokens, vectors * kernels.lanes,
                        {.activation_bytes = sizeof(float),
                         .range_bytes = kRangeBytes,
-                        .least_tiles = 2,
+                        .least_tiles = 4,
                         .range_unit = 1});
   pool.run([&](int part) {
     PanelWorker worker(groups, values, cuts, kernels);

@@ -18,40 +18,57 @@ __m128i load128(const std::uint16_t* from) {
   return _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
 }
 
-/// The parts of a tile; absent ones read zeros again and again.
+/// 32 weights from kParts places.
 template <int kParts>
+[[gnu::always_inline]] inline __m512i join(const std::uint16_t* const* from) {
+  if constexpr (kParts == 1) {
+    return _mm512_loadu_si512(from[0]);
+  } else if constexpr (kParts == 2) {
+    return _mm512_inserti64x4(_mm512_castsi256_si512(load256(from[0])), load256(from[1]), 1);
+  } else {
+    const auto half = [&](int p) __attribute__((always_inline)) {
+      return _mm256_inserti128_si256(_mm256_castsi128_si256(load128(from[p])), load128(from[p + 1]),
+                                     1);
+    };
+    return _mm512_inserti64x4(_mm512_castsi256_si512(half(0)), half(2), 1);
+  }
+}
+
+/// The parts of a tile; absent ones read zeros again and again.
+template <int kParts, int kMembers>
 struct TileParts {
-  const std::uint16_t* at[kParts];
-  std::int64_t row[kParts];
+  const std::uint16_t* at[kMembers][kParts];
+  std::int64_t row[kMembers][kParts];
   TileParts(const WeightTiles& job, std::int64_t tile) {
     alignas(64) static constexpr std::uint16_t kZeros[32] = {};
-    for (int p = 0; p < kParts; ++p) {
-      const std::uint16_t* part = job.parts[tile * kParts + p];
-      at[p] = part != nullptr ? part + job.offset : kZeros;
-      row[p] = part != nullptr ? job.row : 0;
+    for (int m = 0; m < kMembers; ++m) {
+      for (int p = 0; p < kParts; ++p) {
+        const std::uint16_t* part = job.parts[(tile * kMembers + m) * kParts + p];
+        at[m][p] = part != nullptr ? part + job.offset : kZeros;
+        row[m][p] = part != nullptr ? job.row : 0;
+      }
     }
   }
   /// 32 inputs of output r, where outputs are rows.
-  [[nodiscard]] __m512i inputs(std::int64_t r) const {
-    if constexpr (kParts == 1) {
-      return _mm512_loadu_si512(at[0] + r * row[0]);
-    } else if constexpr (kParts == 2) {
-      return _mm512_inserti64x4(_mm512_castsi256_si512(load256(at[0] + r * row[0])),
-                                load256(at[1] + r * row[1]), 1);
-    } else {
-      const auto half = [&](int p) {
-        return _mm256_inserti128_si256(_mm256_castsi128_si256(load128(at[p] + r * row[p])),
-                                       load128(at[p + 1] + r * row[p + 1]), 1);
-      };
-      return _mm512_inserti64x4(_mm512_castsi256_si512(half(0)), half(2), 1);
-    }
+  [[gnu::always_inline]] __m512i inputs(std::int64_t r) const {
+    const std::int64_t m = kMembers == 2 ? r / 8 : 0;
+    const std::int64_t in_member = kMembers == 2 ? r % 8 : r;
+    const std::uint16_t* from[kParts];
+    for (int p = 0; p < kParts; ++p) from[p] = at[m][p] + in_member * row[m][p];
+    return join<kParts>(from);
+  }
+  /// 16 outputs of input i of part p, where outputs are columns.
+  [[gnu::always_inline]] __m256i outputs(int p, std::int64_t i) const {
+    if constexpr (kMembers == 1) return load256(at[0][p] + i * row[0][p]);
+    return _mm256_inserti128_si256(_mm256_castsi128_si256(load128(at[0][p] + i * row[0][p])),
+                                   load128(at[kMembers - 1][p] + i * row[kMembers - 1][p]), 1);
   }
 };
 
-template <int kParts>
+template <int kParts, int kMembers>
 void pack_by_rows(const WeightTiles& job) {
   for (std::int64_t i = 0; i < job.tiles; ++i) {
-    const TileParts<kParts> parts(job, i);
+    const TileParts<kParts, kMembers> parts(job, i);
     for (int s = 0; s < job.strips; ++s) {
       __m512i lines[16];
 #pragma GCC unroll 16
@@ -77,30 +94,41 @@ struct RowPairs {
   __m512i low, high;
 };
 
-template <int kParts>
+template <int kParts, int kMembers>
 void pack_by_columns(const WeightTiles& job) {
   constexpr int kPairs = 16 / kParts;
   const RowPairs pairs;
   for (std::int64_t i = 0; i < job.tiles; ++i) {
-    const TileParts<kParts> parts(job, i);
+    const TileParts<kParts, kMembers> parts(job, i);
     std::byte* to = job.to + i * job.strips * kTileBytes;
     for (int p = 0; p < kParts; ++p) {
-      const std::uint16_t* from = parts.at[p];
-      for (int pair = 0; pair < kPairs; ++pair, from += 2 * parts.row[p], to += 64) {
-        const std::uint16_t* next = from + parts.row[p];
+      for (int pair = 0; pair < kPairs; ++pair, to += 64) {
         if (job.strips == 2) {
+          const std::uint16_t* from = parts.at[0][p] + 2 * pair * parts.row[0][p];
           const __m512i even = _mm512_loadu_si512(from);
-          const __m512i odd = _mm512_loadu_si512(next);
+          const __m512i odd = _mm512_loadu_si512(from + parts.row[0][p]);
           _mm512_store_si512(to, _mm512_permutex2var_epi16(even, pairs.low, odd));
           _mm512_store_si512(to + kTileBytes, _mm512_permutex2var_epi16(even, pairs.high, odd));
         } else {
-          _mm512_store_si512(
-              to, _mm512_permutex2var_epi16(_mm512_castsi256_si512(load256(from)), pairs.low,
-                                            _mm512_castsi256_si512(load256(next))));
+          const __m512i even = _mm512_castsi256_si512(parts.outputs(p, 2 * pair));
+          const __m512i odd = _mm512_castsi256_si512(parts.outputs(p, 2 * pair + 1));
+          _mm512_store_si512(to, _mm512_permutex2var_epi16(even, pairs.low, odd));
         }
       }
     }
   }
+}
+
+/// Calls pack<parts, members> for what the job has.
+template <class Pack>
+void dispatch(const WeightTiles& job, Pack&& pack) {
+  const auto with_members = [&](auto parts) {
+    if (job.members == 1) return pack(parts, std::integral_constant<int, 1>{});
+    pack(parts, std::integral_constant<int, 2>{});
+  };
+  if (job.tile_parts == 1) return with_members(std::integral_constant<int, 1>{});
+  if (job.tile_parts == 2) return with_members(std::integral_constant<int, 2>{});
+  with_members(std::integral_constant<int, 4>{});
 }
 
 /// Reads ahead beside the products, as many lines after each tile.
@@ -211,13 +239,11 @@ void store_sample(const SampleRows& job) {
 }  // namespace
 
 void pack_outputs_by_rows_amx(const WeightTiles& job) {
-  if (job.tile_parts == 1) return pack_by_rows<1>(job);
-  job.tile_parts == 2 ? pack_by_rows<2>(job) : pack_by_rows<4>(job);
+  dispatch(job, [&](auto parts, auto members) { pack_by_rows<parts, members>(job); });
 }
 
 void pack_outputs_by_columns_amx(const WeightTiles& job) {
-  if (job.tile_parts == 1) return pack_by_columns<1>(job);
-  job.tile_parts == 2 ? pack_by_columns<2>(job) : pack_by_columns<4>(job);
+  dispatch(job, [&](auto parts, auto members) { pack_by_columns<parts, members>(job); });
 }
 
 void multiply_tiles_amx(const TileProducts& job) {

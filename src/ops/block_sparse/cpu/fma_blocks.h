@@ -28,11 +28,18 @@ void multiply_outputs(const ProductJob& job, const float* x, std::int64_t first,
           job.add ? simd::load(sums_at + o * kTokens + v * simd::kLanes) : simd::broadcast(0.0F);
   const std::int64_t in_stride = job.in_stride;
   const std::int64_t out_stride = job.out_stride;
+  // The same outputs of the next block: whole rows, or a piece of each.
+  const std::int64_t ahead_stride = in_stride == 1 ? kCount : in_stride;
+  const auto block = [&](std::int64_t b) {
+    return job.values + (job.order != nullptr ? job.order[b] : b) * job.in * job.out +
+           first * out_stride;
+  };
   for (std::int64_t b = 0; b < job.blocks; ++b) {
-    const std::int64_t place = job.order != nullptr ? job.order[b] : b;
-    const float* w = job.values + place * job.in * job.out + first * out_stride;
+    const float* w = block(b);
+    const float* ahead = block(b + 1 < job.blocks ? b + 1 : b);
     const float* a = x + (job.inputs[b] * job.in - job.first_input) * kTokens;
-    for (std::int64_t i = 0; i < job.in; ++i, w += in_stride, a += kTokens) {
+    for (std::int64_t i = 0; i < job.in; ++i, w += in_stride, a += kTokens, ahead += ahead_stride) {
+      __builtin_prefetch(ahead);
       simd::Vec tokens[kVectors];
       for (int v = 0; v < kVectors; ++v) tokens[v] = simd::load(a + v * simd::kLanes);
       for (int o = 0; o < kCount; ++o) {
