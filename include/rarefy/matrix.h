@@ -26,6 +26,8 @@ enum class Format : std::uint8_t {
   kSell,    ///< Sliced ELL: slices of 16 rows sorted by length, gaps of 8 or 16 bits.
   kNm,      ///< N of every M consecutive columns.
   kBsr,     ///< Dense blocks of any shape at sparse places.
+  kHybrid,  ///< Bitmap tiles where there are many nonzeros, compressed sparse blocks where there
+            ///< are few, nothing where there are none.
 };
 
 /// A format and its parameters: all that is needed to pack a weight. Comparable, printable,
@@ -33,16 +35,21 @@ enum class Format : std::uint8_t {
 struct FormatSpec {
   Format format = Format::kDense;
   int index_bits = 0;  ///< kCsr: 32 or 16. kDelta: 4 or 8. kSell: 8 or 16. Otherwise 0.
-  int block_rows = 0;  ///< kBsr: block height. kDense: 0 for row-major, or the tile height (16)
-                       ///< when packed in tiles.
-  int block_cols =
-      0;  ///< kBsr: block width. kDense: 0, or the tile width (32 for 16-bit values, 16 for f32).
-  int n = 0, m = 0;  ///< kNm: n stored of every m.
+  int block_rows = 0;  ///< kBsr, kHybrid: block height. kDense: 0 for row-major, or the tile height
+                       ///< (16) when packed in tiles.
+  int block_cols = 0;  ///< kBsr, kHybrid: block width. kDense: 0, or the tile width (32 for 16-bit
+                       ///< values, 16 for f32).
+  int n = 0, m = 0;    ///< kNm: n stored of every m.
+  int sparse_below = 0;    ///< kHybrid: blocks with fewer nonzeros than this of 1024 positions lie
+                           ///< in lists, the others in tiles.
+  bool sort_rows = false;  ///< kHybrid: rows of each 128 lie in the order of their nonzeros.
+  bool sort_cols = false;  ///< kHybrid: columns, too.
 
   bool operator==(const FormatSpec&) const = default;
 
   /// "dense", "dense16x32", "csr", "csr16", "bitmap", "window", "csb", "delta4", "delta8",
-  /// "sell8", "sell16", "2:4", "bsr16x32".
+  /// "sell8", "sell16", "2:4", "bsr16x32", "hybrid64x64-27-rows-cols" (sparse below 27 of 1024,
+  /// rows and columns sorted).
   [[nodiscard]] std::string name() const;
   /// The inverse of name(); nullopt when it names no format.
   static std::optional<FormatSpec> parse(std::string_view name);
@@ -67,6 +74,10 @@ constexpr FormatSpec nm(int n, int m) {
 }
 constexpr FormatSpec bsr(int rows, int cols) {
   return {Format::kBsr, 0, rows, cols};
+}
+constexpr FormatSpec hybrid(int rows, int cols, int sparse_below, bool sort_rows = false,
+                            bool sort_cols = false) {
+  return {Format::kHybrid, 0, rows, cols, 0, 0, sparse_below, sort_rows, sort_cols};
 }
 }  // namespace format
 

@@ -4,54 +4,19 @@
 #include <atomic>
 #include <bit>
 #include <cstring>
-#include <type_traits>
 #include <utility>
 
 #include "base/check.h"
+#include "formats/bitmap_tile.h"
 #include "formats/packers.h"
 #include "formats/panels.h"
 
 namespace rarefy {
 namespace {
 
-/// The layout for 16-bit values (two columns of 16 rows a group) and for 32-bit ones (one column).
-template <class Bits>
-struct TileLayout {
-  static constexpr int kColsPerGroup = sizeof(Bits) == 2 ? 2 : 1;
-  static constexpr int kLanes = 16 * kColsPerGroup;
-  static constexpr int kTileCols = 16 * kColsPerGroup;
-  using Mask = std::conditional_t<sizeof(Bits) == 2, std::uint32_t, std::uint16_t>;
-  static constexpr std::size_t kMaskBytes = 16 * sizeof(Mask);
-  static constexpr Bits kMagnitude = static_cast<Bits>(static_cast<Bits>(~Bits{0}) >> 1);
-};
-
-/// Calls body(Bits{}) with the unsigned type as wide as the dtype.
-template <class Body>
-decltype(auto) dispatch_width(DType dtype, Body&& body) {
-  if (size_of(dtype) == 4) return body(std::uint32_t{});
-  return body(std::uint16_t{});
-}
-
-/// Appends one tile, given as 16 rows of kTileCols values, at `out` and returns where it ends.
-/// Every lane writes a value and advances only when it is not zero: no branch to mispredict.
-template <class Bits>
-std::byte* write_tile(const Bits* tile, std::byte* out) {
-  using L = TileLayout<Bits>;
-  std::byte* values = out + L::kMaskBytes;
-  for (int group = 0; group < 16; ++group) {
-    typename L::Mask mask = 0;
-    for (int lane = 0; lane < L::kLanes; ++lane) {
-      const Bits value = tile[lane / L::kColsPerGroup * L::kTileCols + group * L::kColsPerGroup +
-                              lane % L::kColsPerGroup];
-      const bool stored = (value & L::kMagnitude) != 0;
-      std::memcpy(values, &value, sizeof value);
-      values += stored ? sizeof value : 0;
-      mask = static_cast<typename L::Mask>(mask | (static_cast<typename L::Mask>(stored) << lane));
-    }
-    std::memcpy(out + group * sizeof mask, &mask, sizeof mask);
-  }
-  return values;
-}
+using bitmap::dispatch_width;
+using bitmap::TileLayout;
+using bitmap::write_tile;
 
 /// Packs the rows of one block. Each tile is copied together first: row strides are often multiples
 /// of 4 KiB, and 16 such lines do not fit the 12 ways of an L1 set.
@@ -73,22 +38,11 @@ std::byte* write_block(const Bits* panel, std::int64_t panel_rows, std::int64_t 
 
 template <class Bits>
 void read_block(const std::byte* tile, std::int64_t cols, int first_row, int last_row, Bits* out) {
-  using L = TileLayout<Bits>;
   std::fill_n(out, (last_row - first_row) * cols, Bits{0});
-  for (std::int64_t column = 0; column < cols; column += L::kTileCols) {
-    const std::byte* values = tile + L::kMaskBytes;
-    for (int group = 0; group < 16; ++group) {
-      typename L::Mask mask;
-      std::memcpy(&mask, tile + group * sizeof mask, sizeof mask);
-      for_each_bit(mask, [&](int lane) {
-        const int row = lane / L::kColsPerGroup;
-        const std::int64_t c = column + group * L::kColsPerGroup + lane % L::kColsPerGroup;
-        if (row >= first_row && row < last_row)
-          std::memcpy(out + (row - first_row) * cols + c, values, sizeof(Bits));
-        values += sizeof(Bits);
-      });
-    }
-    tile = values;
+  for (std::int64_t column = 0; column < cols; column += TileLayout<Bits>::kTileCols) {
+    tile = bitmap::for_each_value<Bits>(tile, [&](int row, std::int64_t c, Bits value) {
+      if (row >= first_row && row < last_row) out[(row - first_row) * cols + column + c] = value;
+    });
   }
 }
 

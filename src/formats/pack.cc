@@ -23,6 +23,7 @@ constexpr Packer kPackers[] = {
     {Format::kSell, false, can_pack_sell, pack_sell},
     {Format::kNm, false, can_pack_nm, pack_nm},
     {Format::kBsr, false, can_pack_bsr, pack_bsr},
+    {Format::kHybrid, false, can_pack_hybrid, pack_hybrid},
 };
 
 const Packer* find_packer(const FormatSpec& spec) {

@@ -46,4 +46,7 @@ Pack pack_nm;
 CanPack can_pack_bsr;
 Pack pack_bsr;
 
+CanPack can_pack_hybrid;
+Pack pack_hybrid;
+
 }  // namespace rarefy

@@ -19,6 +19,27 @@ std::optional<std::pair<int, int>> parse_pair(std::string_view text, char separa
   return std::pair{first, second};
 }
 
+/// Drops `end` from the end of `text` and says whether it was there.
+bool drop_end(std::string_view& text, std::string_view end) {
+  if (!text.ends_with(end)) return false;
+  text.remove_suffix(end.size());
+  return true;
+}
+
+/// What follows "hybrid": "64x64-27-rows-cols".
+std::optional<FormatSpec> parse_hybrid(std::string_view text) {
+  const bool sort_cols = drop_end(text, "-cols");
+  const bool sort_rows = drop_end(text, "-rows");
+  const std::size_t dash = text.find('-');
+  if (dash == std::string_view::npos) return std::nullopt;
+  const auto block = parse_pair(text.substr(0, dash), 'x');
+  int below = 0;
+  const char* end = text.data() + text.size();
+  const auto [stop, error] = std::from_chars(text.data() + dash + 1, end, below);
+  if (!block || error != std::errc{} || stop != end || below < 0) return std::nullopt;
+  return format::hybrid(block->first, block->second, below, sort_rows, sort_cols);
+}
+
 }  // namespace
 
 std::string FormatSpec::name() const {
@@ -41,6 +62,9 @@ std::string FormatSpec::name() const {
       return fmt::format("{}:{}", n, m);
     case Format::kBsr:
       return fmt::format("bsr{}x{}", block_rows, block_cols);
+    case Format::kHybrid:
+      return fmt::format("hybrid{}x{}-{}{}{}", block_rows, block_cols, sparse_below,
+                         sort_rows ? "-rows" : "", sort_cols ? "-cols" : "");
   }
   return "unknown";
 }
@@ -61,6 +85,7 @@ std::optional<FormatSpec> FormatSpec::parse(std::string_view name) {
       return format::bsr(block->first, block->second);
     return std::nullopt;
   }
+  if (name.starts_with("hybrid")) return parse_hybrid(name.substr(6));
   if (const auto group = parse_pair(name, ':')) return format::nm(group->first, group->second);
   return std::nullopt;
 }

@@ -56,6 +56,8 @@ bool same_family(const SpmmKernel& kernel, const FormatSpec& spec) {
       return family.starts_with("nm") || family == "panel";
     case Format::kBsr:
       return family.starts_with("bsr") || family == "panel";
+    case Format::kHybrid:
+      return family.starts_with("hybrid") || family == "panel";
   }
   return true;
 }

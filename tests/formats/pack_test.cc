@@ -152,6 +152,7 @@ INSTANTIATE_TEST_SUITE_P(All, PackTest, ::testing::ValuesIn(all_specs()),
                          [](const ::testing::TestParamInfo<FormatSpec>& spec) {
                            std::string name = spec.param.name();
                            std::replace(name.begin(), name.end(), ':', 'o');
+                           std::replace(name.begin(), name.end(), '-', '_');
                            return name;
                          });
 

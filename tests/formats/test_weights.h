@@ -111,7 +111,12 @@ inline std::vector<FormatSpec> all_specs() {
           format::bsr(4, 4),
           format::bsr(3, 5),
           format::bsr(1, 8),
-          format::bsr(1, 1)};
+          format::bsr(1, 1),
+          format::hybrid(32, 32, 0),
+          format::hybrid(64, 64, 200),
+          format::hybrid(32, 128, 400, true),
+          format::hybrid(64, 32, 300, true, true),
+          format::hybrid(32, 32, 1025)};
 }
 
 /// The packed weight, or nullptr when `spec` cannot hold it (its shape, or an N:M pattern that the

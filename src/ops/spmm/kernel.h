@@ -28,6 +28,7 @@ std::span<const SpmmKernel* const> csb_kernels();
 std::span<const SpmmKernel* const> bitmap_panel_kernels();
 std::span<const SpmmKernel* const> half_kernels();
 std::span<const SpmmKernel* const> sell_panel_kernels();
+std::span<const SpmmKernel* const> hybrid_kernels();
 
 /// "needs avx512, active is avx2" when the active level is below `needed`.
 Support needs_isa(Isa needed);

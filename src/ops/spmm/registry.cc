@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "base/check.h"
+#include "formats/hybrid_shares.h"
 #include "ops/spmm/kernel.h"
 
 namespace rarefy {
@@ -29,6 +30,7 @@ std::vector<const SpmmKernel*> collect() {
            nm_panel_kernels(),
            half_kernels(),
            sell_panel_kernels(),
+           hybrid_kernels(),
            lists_kernels(),
            panel_kernels(),
        }) {
@@ -111,6 +113,17 @@ double estimated_bytes(const FormatSpec& spec, const PatternStats& pattern, DTyp
       const double block = static_cast<double>(spec.block_rows) * spec.block_cols;
       return grid * pattern.block_share(spec.block_rows, spec.block_cols) * (block * element + 4) +
              8 * (grid_rows + 1);
+    }
+    case Format::kHybrid: {
+      const HybridShares shares = hybrid_shares(spec, pattern);
+      const double order = 4 * ((spec.sort_rows ? rows : 0) +
+                                (spec.sort_cols ? static_cast<double>(pattern.cols) : 0));
+      const double tiles = shares.tiles * (64 + 2) + rows + shares.tile_nonzeros * element + order;
+      if (shares.sparse_nonzeros == 0) return tiles;
+      const double blocks =
+          std::ceil(rows / 256) * std::ceil(static_cast<double>(pattern.cols) / 128);
+      return tiles + shares.sparse_nonzeros * (element + 1) + 2 * shares.sparse_visits +
+             16 * (blocks + 1);
     }
   }
   return positions * element;
