@@ -287,3 +287,52 @@ class TestOtherDensity:
         rarefy.load_block_sparse(model, self.saved.state_dict())
         assert isinstance(model[0], BlockSparseLinear)
         assert model(self.x).equal(self.saved(self.x))
+
+
+class TestWithTorch:
+    """What torch does to modules: compile, export, autocast, functional calls."""
+
+    def setup_method(self):
+        torch.manual_seed(0)
+        self.layer = BlockSparseLinear(64, 64, density=0.5, block_shape=16)
+        self.x = torch.randn(5, 64, requires_grad=True)
+
+    def test_compile_has_no_break_and_the_same_gradients(self):
+        compiled = torch.compile(self.layer, backend="aot_eager", fullgraph=True)
+        y, y2 = compiled(self.x), self.layer(self.x)
+        assert y.equal(y2)
+        for got, want in zip(*(torch.autograd.grad(z.square().sum(), (self.x, self.layer.weight, self.layer.bias)) for z in (y, y2))):
+            assert got.equal(want)
+
+    def test_export(self):
+        program = torch.export.export(self.layer.eval(), (self.x.detach(),))
+        assert program.module()(self.x.detach()).equal(self.layer(self.x.detach()))
+
+    def test_autocast(self):
+        with torch.autocast("cpu", torch.bfloat16):
+            y = self.layer(self.x)
+            y2 = nn.functional.linear(self.x, self.layer.to_dense(), self.layer.bias)
+        assert y.dtype == torch.bfloat16
+        torch.testing.assert_close(y, y2, rtol=2e-2, atol=2e-2)
+        y.float().sum().backward()
+        assert self.x.grad.dtype == torch.float32 and self.layer.weight.grad.dtype == torch.float32
+
+    def test_functional_call(self):
+        parameters = {name: torch.zeros_like(value) for name, value in self.layer.named_parameters()}
+        assert not torch.func.functional_call(self.layer, parameters, (self.x,)).any()
+
+    def test_finite_differences(self):
+        """Gradients along a direction against central differences in f32: (L(+h) - L(-h))/2h, h = 1e-2 of a quadratic loss."""
+        direction = torch.randn_like(self.layer.weight)
+
+        def loss():
+            return self.layer(self.x).square().sum()
+
+        loss().backward()
+        slope = (self.layer.weight.grad * direction).sum()
+        with torch.no_grad():
+            ends = []
+            for h in (1e-2, -2e-2):
+                self.layer.weight += h * direction
+                ends.append(loss().double())
+        torch.testing.assert_close((ends[0] - ends[1]) / 2e-2, slope.double(), rtol=1e-3, atol=1e-3)
