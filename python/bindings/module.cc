@@ -12,6 +12,7 @@ NB_MODULE(_core, module) {
   rarefy::python::bind_files(module);
   rarefy::python::bind_matrix(module);
   rarefy::python::bind_linear(module);
+  rarefy::python::bind_compress(module);
   rarefy::python::bind_sampled(module);
   rarefy::python::bind_block_sparse(module);
 }

@@ -16,6 +16,8 @@ from ._core import (
     Matrix,
     Plan,
     PlanStep,
+    PrunedTensor,
+    PruneReport,
     Source,
     TensorInfo,
     __version__,
@@ -25,6 +27,7 @@ from ._core import (
     spmm_kernels,
     threads,
 )
+from .compress import prune
 from .errors import Error, UnsupportedError
 from .matrices import pack, plan, plan_all, sddmm, spmm, to_dense
 

@@ -1,0 +1,85 @@
+// Pruning of checkpoints.
+#include "rarefy/compress.h"
+
+#include <nanobind/stl/filesystem.h>
+#include <nanobind/stl/function.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include "arguments.h"
+#include "bindings.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace rarefy::python {
+namespace {
+
+/// Hands progress to a Python function, which may raise to stop the work.
+class CallbackProgress final : public Progress {
+ public:
+  explicit CallbackProgress(nb::object callback) : callback_(std::move(callback)) {}
+  void update(std::string_view what, std::int64_t done, std::int64_t total,
+              std::string_view detail) override {
+    const nb::gil_scoped_acquire locked;
+    if (PyErr_CheckSignals() != 0) throw nb::python_error();
+    if (!callback_.is_none()) callback_(std::string(what), done, total, std::string(detail));
+  }
+
+ private:
+  nb::object callback_;
+};
+
+Recipe recipe_argument(const std::optional<std::string>& yaml, const std::string& method,
+                       std::optional<double> sparsity, const std::string& pattern) {
+  if (yaml) return Recipe::parse(*yaml, "recipe");
+  PruneStep step;
+  const std::optional<PruneMethod> parsed = parse_prune_method(method);
+  require(parsed.has_value(), "method: expected magnitude, wanda or sparsegpt, got '{}'", method);
+  step.method = *parsed;
+  step.pattern = PrunePattern::parse(pattern);
+  const std::optional<double> implied = step.pattern.implied_sparsity();
+  require(sparsity.has_value() || implied.has_value(),
+          "sparsity: expected a share of zeros from 0 to 1, got none");
+  step.sparsity = sparsity ? *sparsity : *implied;
+  require(step.sparsity >= 0 && step.sparsity <= 1,
+          "sparsity: expected a share of zeros from 0 to 1, got {}", step.sparsity);
+  return {.steps = {step}};
+}
+
+PruneReport prune(const std::filesystem::path& from, const std::filesystem::path& to,
+                  const std::string& method, std::optional<double> sparsity,
+                  const std::string& pattern, const std::optional<std::string>& recipe,
+                  const std::string& calibration, std::int64_t samples, std::int64_t context,
+                  std::uint64_t seed, bool overwrite, nb::object progress) {
+  CallbackProgress callback(std::move(progress));
+  const PruneOptions options{
+      .recipe = recipe_argument(recipe, method, sparsity, pattern),
+      .calibration = {.text = calibration, .samples = samples, .context = context, .seed = seed},
+      .overwrite = overwrite,
+      .progress = &callback};
+  const nb::gil_scoped_release unlocked;
+  return rarefy::prune(from, to, options);
+}
+
+}  // namespace
+
+void bind_compress(nb::module_& module) {
+  nb::class_<PrunedTensor>(module, "PrunedTensor", "What became of one weight.")
+      .def_ro("name", &PrunedTensor::name)
+      .def_ro("rows", &PrunedTensor::rows)
+      .def_ro("cols", &PrunedTensor::cols)
+      .def_ro("nnz", &PrunedTensor::nnz)
+      .def_ro("error", &PrunedTensor::error,
+              "‖(W-Ŵ)X‖² / ‖WX‖² where inputs were sampled, otherwise ‖W-Ŵ‖² / ‖W‖².");
+  nb::class_<PruneReport>(module, "PruneReport", "What `prune` did.")
+      .def_ro("tensors", &PruneReport::tensors)
+      .def_ro("seconds", &PruneReport::seconds)
+      .def_ro("peak_nbytes", &PruneReport::peak_bytes, "Peak resident set while pruning.");
+  module.def("prune", &prune, "from_"_a, "to"_a, "method"_a, "sparsity"_a.none(), "pattern"_a,
+             "recipe"_a.none(), "calibration"_a, "samples"_a, "context"_a, "seed"_a, "overwrite"_a,
+             "progress"_a.none());
+}
+
+}  // namespace rarefy::python
