@@ -3,6 +3,7 @@
 // The activations of a panel of tokens stay in L2, and all weights go past. For one panel they are
 // brought into tiles as they are used, in runs that stay in L1; for more, once for all of them.
 #include <algorithm>
+#include <memory>
 #include <optional>
 #include <span>
 #include <vector>
@@ -88,7 +89,7 @@ class PanelWorker {
         x_(strip::huge_page_bytes(panel_.bytes())),
         weights_(packed != nullptr ? 0 : static_cast<std::size_t>(2 * kRunTiles * kTileBytes)) {}
 
-  void run(const SpmmArgs& args, std::int64_t first, std::int64_t last) {
+  void run(const SpmmArgs& args, std::int64_t panel, std::int64_t first, std::int64_t last) {
     const std::int64_t token_tiles = ceil_div(args.b.rows, cuts_.tile_tokens);
     const std::int64_t strip_floats = token_tiles * kSumFloats;
     const std::int64_t group_floats = strip_floats * g_.strips();
@@ -98,7 +99,8 @@ class PanelWorker {
     const std::int64_t range_tiles = ceil_div(cuts_.range * g_.blocks().in, kTileInputs);
     strip::amx_begin(static_cast<int>(cuts_.tile_tokens));
     for (std::int64_t r = 0; r < cuts_.ranges; ++r) {
-      panel_.pack(args.b, r, x_.as<std::byte>());
+      if (panel != x_panel_ || waits) panel_.pack(args.b, r, x_.as<std::byte>());
+      x_panel_ = panel;
       for (std::int64_t group = first; group < last; ++group) {
         float* group_sums = sums.as<float>() + (waits ? group - first : 0) * group_floats;
         multiply_group(group, r * range_tiles, (r + 1) * range_tiles, token_tiles, group_sums);
@@ -199,6 +201,7 @@ class PanelWorker {
   GroupTiles tiles_;
   TokenPanel panel_;
   Scratch x_, weights_;
+  std::int64_t x_panel_ = -1;  ///< Whose activations x_ holds.
 };
 
 }  // namespace
@@ -222,14 +225,14 @@ void multiply_blocks_amx(const BlockGroups& blocks, const ConstBlockValues& valu
                         .range_unit = groups.tile_parts()});
   std::optional<PackedTiles> packed;
   if (cuts.panels > 1) packed.emplace(groups, values.data, pool);
-  pool.run([&](int part) {
-    PanelWorker worker(groups, values, cuts, packed ? &*packed : nullptr);
-    for_share(groups.offsets(), groups.groups(), cuts.panels, part, pool.size(),
-              [&](std::int64_t panel, std::int64_t first, std::int64_t last) {
-                worker.run(strip::tokens_of(args, panel * cuts.panel_tokens(),
-                                            std::min(tokens, (panel + 1) * cuts.panel_tokens())),
-                           first, last);
-              });
+  hand_out(pool, groups.offsets(), groups.groups(), cuts.panels, cuts.ranges, [&] {
+    return [&, worker = std::make_unique<PanelWorker>(groups, values, cuts,
+                                                      packed ? &*packed : nullptr)](
+               std::int64_t panel, std::int64_t first, std::int64_t last) {
+      worker->run(strip::tokens_of(args, panel * cuts.panel_tokens(),
+                                   std::min(tokens, (panel + 1) * cuts.panel_tokens())),
+                  panel, first, last);
+    };
   });
 }
 

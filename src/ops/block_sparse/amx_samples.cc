@@ -220,30 +220,28 @@ void sample_blocks_amx(const BlockPattern& pattern, const ConstMatrixRef& p,
     const std::int64_t panels = ceil_div(columns, panel);
     const bool add = t > 0;
     const bool done = end == p.rows;
-    pool.run([&](int part) {
-      if (whole) {
-        SampleWorker worker(pattern, p_tiles, q_tiles, sums, out);
-        // Blocks belong to the panel in which they begin.
-        const auto block_at = [&](std::int64_t group) {
-          return ceil_div(group * sddmm_cpu::kGroupColumns, pattern.block_cols);
+    if (whole) {
+      SampleWorker worker(pattern, p_tiles, q_tiles, sums, out);
+      // Blocks belong to the panel in which they begin.
+      const auto block_at = [&](std::int64_t group) {
+        return ceil_div(group * sddmm_cpu::kGroupColumns, pattern.block_cols);
+      };
+      hand_out(pool, pattern.row_offsets.data(), pattern.rows / pattern.block_rows, panels, 1, [&] {
+        return [&](std::int64_t turn, std::int64_t first, std::int64_t last) {
+          worker.run(first, last, block_at(turn * panel), block_at((turn + 1) * panel), add, done);
         };
-        for_share(pattern.row_offsets.data(), pattern.rows / pattern.block_rows, panels, part,
-                  pool.size(), [&](std::int64_t turn, std::int64_t first, std::int64_t last) {
-                    worker.run(first, last, block_at(turn * panel), block_at((turn + 1) * panel),
-                               add, done);
-                  });
-      } else {
-        RegionWorker worker(pattern, p_tiles, q_tiles, sums, out);
-        strip::amx_begin(16);
-        for_share(regions.data(), std::ssize(regions) - 1, panels, part, pool.size(),
-                  [&](std::int64_t turn, std::int64_t first, std::int64_t last) {
-                    for (std::int64_t row = first; row < last; ++row)
-                      worker.run(row, turn * panel, std::min(columns, (turn + 1) * panel), add,
-                                 done);
-                  });
-        strip::amx_end();
-      }
-    });
+      });
+    } else {
+      RegionWorker worker(pattern, p_tiles, q_tiles, sums, out);
+      hand_out(pool, regions.data(), std::ssize(regions) - 1, panels, 1, [&] {
+        return [&](std::int64_t turn, std::int64_t first, std::int64_t last) {
+          strip::amx_begin(16);
+          for (std::int64_t row = first; row < last; ++row)
+            worker.run(row, turn * panel, std::min(columns, (turn + 1) * panel), add, done);
+          strip::amx_end();
+        };
+      });
+    }
   }
 }
 

@@ -1,11 +1,13 @@
-// How the work of a product is cut for threads: in equal shares of a sequence of groups of blocks,
-// once for each panel of tokens.
+// How the work of a product is cut: in equal shares of a sequence of groups of blocks, once for
+// each panel of tokens.
 #pragma once
 
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
 
 #include "ops/block_sparse/pattern.h"
+#include "rarefy/threads.h"
 
 namespace rarefy {
 
@@ -46,6 +48,31 @@ void for_share(const std::int32_t* offsets, std::int64_t groups, std::int64_t pa
     const std::int64_t last = panel == end.panel ? end.group : groups;
     if (first < last) body(panel, first, last);
   }
+}
+
+/// Hands out shares of all panels to whichever thread is free, each of which calls make_body() once
+/// and its result, body(panel, first group, last group), for what it gets, in order.
+///
+/// Not one share a thread: where another runtime's threads still spin after an operator of theirs
+/// (OpenMP's do), one of ours may wait milliseconds for a core, and the others should not wait for
+/// its half (128 tokens after an operator of torch: 7.2 ms, so 4.6; 2.1 alone).
+///
+/// @param ranges of inputs in which each share is worked off; what is read for a range is read
+/// again in the next share, so that there are fewer.
+template <class MakeBody>
+void hand_out(ThreadPool& pool, const std::int32_t* offsets, std::int64_t groups,
+              std::int64_t panels, std::int64_t ranges, MakeBody&& make_body) {
+  const std::int64_t a_thread = ranges == 1 ? 8 : 2;
+  const std::int64_t shares =
+      pool.size() == 1 ? 1 : std::min(groups * panels, a_thread * pool.size());
+  std::atomic<std::int64_t> next{0};
+  pool.run([&](int) {
+    std::int64_t share = next.fetch_add(1, std::memory_order_relaxed);
+    if (share >= shares) return;
+    auto body = make_body();
+    for (; share < shares; share = next.fetch_add(1, std::memory_order_relaxed))
+      for_share(offsets, groups, panels, share, shares, body);
+  });
 }
 
 inline std::int64_t ceil_div(std::int64_t a, std::int64_t b) {

@@ -4,6 +4,8 @@
 // side by side, stay in L2. Blocks of f32 are read where they lie; 16-bit values go through a
 // buffer.
 #include <algorithm>
+#include <memory>
+#include <optional>
 #include <vector>
 
 #include "ops/block_sparse/cpu/fma_inner.h"
@@ -46,8 +48,15 @@ class PanelWorker {
                        ? 0
                        : floats(std::max(kConverted, groups.block_elements()))) {}
 
-  void run(const SpmmArgs& args, const strip::Activations& x, std::int64_t first,
-           std::int64_t last) {
+  void run(const SpmmArgs& args, std::int64_t panel, std::int64_t first, std::int64_t last,
+           ThreadPool& pool) {
+    if (panel != x_panel_) {
+      x_.reset();  // Its memory is what the next one takes.
+      x_.emplace(args.b, strip::TokenTiles::of(args.b.rows, cuts_.tile_tokens), g_.inputs_total,
+                 pool);
+      x_panel_ = panel;
+    }
+    const strip::Activations& x = x_->get();
     const std::int64_t group_floats = x.token_tiles * g_.out * cuts_.tile_tokens;
     const bool waits = cuts_.ranges > 1;
     Scratch sums(floats(group_floats * (waits ? last - first : 1)));
@@ -139,6 +148,8 @@ class PanelWorker {
   const PanelCuts& cuts_;
   const block_cpu::FmaKernels& kernels_;
   Scratch converted_;
+  std::optional<strip::FmaActivations> x_;
+  std::int64_t x_panel_ = -1;  ///< Whose activations x_ holds.
 };
 
 /// Both operands of a sampled product as f32, a range of steps at a time.
@@ -206,18 +217,13 @@ void multiply_blocks_fma(const BlockGroups& groups, const ConstBlockValues& valu
                         .range_bytes = kRangeBytes,
                         .least_tiles = 4,
                         .range_unit = 1});
-  pool.run([&](int part) {
-    PanelWorker worker(groups, values, cuts, kernels);
-    for_share(groups.offsets, groups.groups, cuts.panels, part, pool.size(),
-              [&](std::int64_t panel, std::int64_t first, std::int64_t last) {
-                const SpmmArgs turn =
-                    strip::tokens_of(args, panel * cuts.panel_tokens(),
-                                     std::min(tokens, (panel + 1) * cuts.panel_tokens()));
-                const strip::FmaActivations x(turn.b,
-                                              strip::TokenTiles::of(turn.b.rows, cuts.tile_tokens),
-                                              groups.inputs_total, pool);
-                worker.run(turn, x.get(), first, last);
-              });
+  hand_out(pool, groups.offsets, groups.groups, cuts.panels, cuts.ranges, [&] {
+    return [&, worker = std::make_unique<PanelWorker>(groups, values, cuts, kernels)](
+               std::int64_t panel, std::int64_t first, std::int64_t last) {
+      worker->run(strip::tokens_of(args, panel * cuts.panel_tokens(),
+                                   std::min(tokens, (panel + 1) * cuts.panel_tokens())),
+                  panel, first, last, pool);
+    };
   });
 }
 
@@ -235,36 +241,33 @@ void sample_blocks_fma(const BlockPattern& pattern, const ConstMatrixRef& p,
   for (std::int64_t begin = 0; begin < p.rows; begin += steps_at_once) {
     const std::int64_t end = std::min(p.rows, begin + steps_at_once);
     operands.pack_columns(begin, end, pool);
-    pool.run([&](int part) {
-      Scratch row(floats(steps_at_once * pattern.block_rows));
-      for_share(pattern.row_offsets.data(), groups, 1, part, pool.size(),
-                [&](std::int64_t, std::int64_t first, std::int64_t last) {
-                  for (std::int64_t r = first; r < last; ++r) {
-                    const auto at = static_cast<std::size_t>(r);
-                    const std::int32_t first_block = pattern.row_offsets[at];
-                    const std::int32_t last_block = pattern.row_offsets[at + 1];
-                    if (first_block == last_block) continue;
-                    SampleOperands::pack_row(p, begin, end, r * pattern.block_rows,
-                                             pattern.block_rows, row.as<float>());
-                    for (std::int32_t b = first_block; b < last_block; ++b)
-                      kernels.sample(
-                          {.p = row.as<float>(),
-                           .q = operands.column(pattern.col_indices[static_cast<std::size_t>(b)]),
-                           .steps = end - begin,
-                           .rows = pattern.block_rows,
-                           .cols = pattern.block_cols,
-                           .q_stride = operands.stride(),
-                           .sums = sums + b * elements,
-                           .add = begin > 0});
-                    if (end < p.rows || in_place) continue;
-                    const std::int64_t from = first_block * elements;
-                    convert_elements(
-                        sums + from, DType::kF32,
-                        static_cast<std::byte*>(out.data) +
-                            static_cast<std::size_t>(from) * size_of(out.dtype),
-                        out.dtype, static_cast<std::size_t>((last_block - first_block) * elements));
-                  }
-                });
+    hand_out(pool, pattern.row_offsets.data(), groups, 1, 1, [&] {
+      return [&, row = std::make_unique<Scratch>(floats(steps_at_once * pattern.block_rows))](
+                 std::int64_t, std::int64_t first, std::int64_t last) {
+        for (std::int64_t r = first; r < last; ++r) {
+          const std::int32_t first_block = pattern.row_offsets[static_cast<std::size_t>(r)];
+          const std::int32_t last_block = pattern.row_offsets[static_cast<std::size_t>(r) + 1];
+          if (first_block == last_block) continue;
+          SampleOperands::pack_row(p, begin, end, r * pattern.block_rows, pattern.block_rows,
+                                   row->as<float>());
+          for (std::int32_t b = first_block; b < last_block; ++b)
+            kernels.sample({.p = row->as<float>(),
+                            .q = operands.column(pattern.col_indices[static_cast<std::size_t>(b)]),
+                            .steps = end - begin,
+                            .rows = pattern.block_rows,
+                            .cols = pattern.block_cols,
+                            .q_stride = operands.stride(),
+                            .sums = sums + b * elements,
+                            .add = begin > 0});
+          if (end < p.rows || in_place) continue;
+          const std::int64_t from = first_block * elements;
+          convert_elements(sums + from, DType::kF32,
+                           static_cast<std::byte*>(out.data) +
+                               static_cast<std::size_t>(from) * size_of(out.dtype),
+                           out.dtype,
+                           static_cast<std::size_t>((last_block - first_block) * elements));
+        }
+      };
     });
   }
 }

@@ -82,37 +82,38 @@ PackedTiles::PackedTiles(const StripGroups& groups, const void* values, ThreadPo
       offsets_(count_tiles(groups, pool)),
       inputs_(tiles() * sizeof(std::int32_t)),
       weights_(tiles() * static_cast<std::size_t>(groups.strips() * kTileBytes)) {
-  pool.run([&](int part) {
-    GroupTiles tiles(groups, values);
-    for_share(groups.offsets(), groups.groups(), 1, part, pool.size(),
-              [&](std::int64_t, std::int64_t first, std::int64_t last) {
-                for (std::int64_t group = first; group < last; ++group) {
-                  tiles.build(group);
-                  std::copy(tiles.inputs().begin(), tiles.inputs().end(),
-                            inputs_.as<std::int32_t>() + offset(group));
-                  for (std::int64_t strip = 0; strip < groups.strips(); strip += 2)
-                    tiles.pack(0, std::ssize(tiles.inputs()), strip, weights(group, strip));
-                }
-              });
+  hand_out(pool, groups.offsets(), groups.groups(), 1, 1, [&] {
+    return [&, tiles = GroupTiles(groups, values)](std::int64_t, std::int64_t first,
+                                                   std::int64_t last) mutable {
+      for (std::int64_t group = first; group < last; ++group) {
+        tiles.build(group);
+        std::copy(tiles.inputs().begin(), tiles.inputs().end(),
+                  inputs_.as<std::int32_t>() + offset(group));
+        for (std::int64_t strip = 0; strip < groups.strips(); strip += 2)
+          tiles.pack(0, std::ssize(tiles.inputs()), strip, weights(group, strip));
+      }
+    };
   });
 }
 
 std::vector<std::int64_t> PackedTiles::count_tiles(const StripGroups& groups, ThreadPool& pool) {
   std::vector<std::int64_t> at(static_cast<std::size_t>(groups.groups()) + 1);
-  pool.parallel_for(groups.groups(), [&](std::int64_t begin, std::int64_t end) {
-    GroupTiles tiles(groups, nullptr);
-    const BlockGroups& g = groups.blocks();
-    const bool alike = groups.tile_parts() == 1 && groups.members() == 1;
-    for (std::int64_t group = begin; group < end; ++group) {
-      std::int64_t& count = at[static_cast<std::size_t>(group) + 1];
-      if (alike) {
-        count = (g.offsets[group + 1] - g.offsets[group]) * (g.in / kTileInputs);
-      } else {
-        tiles.build(group);
-        count = std::ssize(tiles.inputs());
-      }
-    }
-  });
+  const BlockGroups& g = groups.blocks();
+  if (groups.tile_parts() == 1 && groups.members() == 1) {
+    for (std::int64_t group = 0; group < groups.groups(); ++group)
+      at[static_cast<std::size_t>(group) + 1] =
+          (g.offsets[group + 1] - g.offsets[group]) * (g.in / kTileInputs);
+  } else {
+    hand_out(pool, groups.offsets(), groups.groups(), 1, 1, [&] {
+      return [&, tiles = GroupTiles(groups, nullptr)](std::int64_t, std::int64_t first,
+                                                      std::int64_t last) mutable {
+        for (std::int64_t group = first; group < last; ++group) {
+          tiles.build(group);
+          at[static_cast<std::size_t>(group) + 1] = std::ssize(tiles.inputs());
+        }
+      };
+    });
+  }
   for (std::size_t i = 1; i < at.size(); ++i) at[i] += at[i - 1];
   return at;
 }
