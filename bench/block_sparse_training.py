@@ -1,0 +1,154 @@
+"""Forward and backward of block-sparse layers beside torch's dense ones of the same shape, on the CPU.
+
+    python bench/block_sparse_training.py --threads 2 --save bench/results/<machine>/block_sparse.csv
+
+Both take turns in the same run, after the answers have been compared. `linear` is one layer, whose backward gives the
+gradients of inputs and weight; `ffn` is Llama's down(silu(gate(x))·up(x)). Needs
+torch and the package of this tree.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import datetime
+import pathlib
+import statistics
+import subprocess
+import time
+
+import torch
+from torch import Tensor, nn
+
+import rarefy
+
+DTYPES = {"bf16": torch.bfloat16, "f32": torch.float32}
+#: Largest error allowed, relative to the norm of what is compared: sums in another order, rounded once to the dtype.
+TOLERANCE = {"bf16": 1e-2, "f32": 1e-5}
+
+
+class Ffn(nn.Module):
+    def __init__(self, gate: nn.Module, up: nn.Module, down: nn.Module):
+        super().__init__()
+        self.gate, self.up, self.down = gate, up, down
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(nn.functional.silu(self.gate(x)) * self.up(x))
+
+
+def layers(inputs: int, outputs: int, dtype: torch.dtype, density: float, block: tuple[int, int]) -> tuple[nn.Module, nn.Module]:
+    """A dense layer, zero outside of random blocks, and the same block-sparse."""
+    sparse = rarefy.BlockSparseLinear(inputs, outputs, False, density, block, dtype=dtype)
+    dense = nn.Linear(inputs, outputs, False, dtype=dtype)
+    with torch.no_grad():
+        dense.weight.copy_(sparse.to_dense())
+    return dense, sparse
+
+
+def make(case: str, features: tuple[int, int], *rest: object) -> tuple[nn.Module, nn.Module]:
+    inputs, outputs = features
+    if case == "linear":
+        return layers(inputs, outputs, *rest)
+    pairs = [layers(inputs, outputs, *rest), layers(inputs, outputs, *rest), layers(outputs, inputs, *rest)]
+    dense, sparse = zip(*pairs, strict=True)
+    return Ffn(*dense), Ffn(*sparse)
+
+
+def step(model: nn.Module, x: Tensor, grad: Tensor) -> tuple[float, float, Tensor]:
+    """Seconds of the forward, of forward and backward, and the outputs."""
+    x.grad = None
+    model.zero_grad(set_to_none=True)
+    start = time.perf_counter()
+    y = model(x)
+    middle = time.perf_counter()
+    y.backward(grad)
+    return middle - start, time.perf_counter() - start, y.detach()
+
+
+def error(got: Tensor, want: Tensor) -> float:
+    return float((got.double() - want.double()).norm() / want.double().norm())
+
+
+def compare(case: str, tokens: int, dtype: str, density: float, block: tuple[int, int], options: argparse.Namespace) -> list[dict]:
+    torch.manual_seed(1)
+    models = dict(zip(("torch dense", "rarefy"), make(case, options.features, DTYPES[dtype], density, block), strict=True))
+    x = torch.randn(tokens, options.features[0], dtype=DTYPES[dtype], requires_grad=True)
+    width = options.features[1] if case == "linear" else options.features[0]
+    grad = torch.randn(tokens, width, dtype=DTYPES[dtype])
+    seen = {}
+    for name, model in models.items():
+        seen[name] = (step(model, x, grad)[2], x.grad)
+    errors = [error(got, want) for got, want in zip(seen["rarefy"], seen["torch dense"], strict=True)]
+    if max(errors) > TOLERANCE[dtype]:
+        raise SystemExit(f"{case} {dtype} {block}: wrong answers, relative errors {errors}")
+    del seen
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in models}
+    for _ in range(options.repetitions):
+        for name, model in models.items():
+            times[name].append(step(model, x, grad)[:2])
+    median = {name: [1e3 * statistics.median(t) for t in zip(*all_times, strict=True)] for name, all_times in times.items()}
+    return [
+        {
+            "case": case, "shape": f"{options.features[1]}x{options.features[0]}", "tokens": tokens, "dtype": dtype,
+            "block": f"{block[0]}x{block[1]}", "density": density, "method": name,
+            "forward_ms": round(forward, 2), "forward_backward_ms": round(both, 2),
+            "forward_speedup": round(median["torch dense"][0] / forward, 2),
+            "forward_backward_speedup": round(median["torch dense"][1] / both, 2),
+            "max_rel_err": f"{max(errors):.1e}" if name == "rarefy" else "",
+        }
+        for name, (forward, both) in median.items()
+    ]  # fmt: skip
+
+
+def output_of(*words: str) -> str:
+    return subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cases", nargs="+", default=["linear", "ffn"], choices=["linear", "ffn"])
+    parser.add_argument("--tokens", nargs="+", type=int, default=[512, 2048])
+    parser.add_argument("--features", nargs=2, type=int, default=[4096, 11008], metavar=("INPUTS", "OUTPUTS"))
+    parser.add_argument("--blocks", nargs="+", default=["32x32"], help="such as 32x32 16x32")
+    parser.add_argument("--density", nargs="+", type=float, default=[0.25])
+    parser.add_argument("--dtypes", nargs="+", default=["bf16"], choices=sorted(DTYPES))
+    parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--save", type=pathlib.Path, help="CSV file to append rows to")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    rarefy.set_threads(options.threads)
+    commit = output_of("git", "-C", str(pathlib.Path(__file__).parent), "rev-parse", "--short=8", "HEAD")
+    stamp = {"threads": options.threads, "torch": torch.__version__, "date": datetime.date.today().isoformat(), "commit": commit}
+    for case in options.cases:
+        for tokens in options.tokens:
+            for dtype in options.dtypes:
+                for density in options.density:
+                    for block in options.blocks:
+                        shape = tuple(int(side) for side in block.split("x"))
+                        rows = compare(case, tokens, dtype, density, shape, options)
+                        for row in rows:
+                            row |= stamp
+                        save(rows, options.save)
+
+
+def save(rows: list[dict], path: pathlib.Path | None) -> None:
+    for row in rows:
+        print(
+            f"{row['case']:7} {row['tokens']:5} tokens {row['dtype']:5} {row['block']:7} {row['density']:.2f} {row['method']:12} "
+            f"forward {row['forward_ms']:8.1f} ms ({row['forward_speedup']:.2f}x)  with backward "
+            f"{row['forward_backward_ms']:8.1f} ms ({row['forward_backward_speedup']:.2f}x)  {row['max_rel_err']}",
+            flush=True,
+        )
+    if path is None:
+        return
+    new = not path.exists()
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, rows[0].keys(), lineterminator="\n")
+        if new:
+            writer.writeheader()
+        writer.writerows(rows)
+
+
+if __name__ == "__main__":
+    main()
