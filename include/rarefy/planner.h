@@ -6,10 +6,12 @@
 #include <filesystem>
 #include <limits>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
+#include "rarefy/calibration.h"
 #include "rarefy/matrix.h"
 #include "rarefy/progress.h"
 #include "rarefy/spmm.h"
@@ -146,6 +148,14 @@ class Planner {
                              Progress& progress = no_progress());
 
   [[nodiscard]] const MachineCeilings& ceilings();
+
+  /// The calibration kept beside the plans, when it is of this machine and this build. Of another
+  /// it is not used: `reason`, if any, then says so, and the log callback hears it once.
+  std::optional<BlockCalibration> calibration(std::string* reason = nullptr);
+  /// Measures blocks on both kinds of units, fits the curves, keeps and returns them; plans made
+  /// before stay. Some seconds to half a minute. Throws `Error` (kInvalidArgument) for blocks that
+  /// are not multiples of 32 or for nothing to measure.
+  BlockCalibration calibrate(const CalibrateOptions& options, Progress& progress = no_progress());
   [[nodiscard]] ThreadPool& pool() const;
 
  private:

@@ -3,7 +3,9 @@
 #include <algorithm>
 
 #include "base/check.h"
+#include "planner/partition.h"
 #include "planner/search_space.h"
+#include "rarefy/cpu.h"
 
 namespace rarefy::bench {
 namespace {
@@ -63,11 +65,20 @@ std::unique_ptr<Method> our_method(const Problem& problem, const PatternStats& p
 }
 
 Methods our_methods(const Problem& problem, const PatternStats& pattern,
-                    const MachineCeilings& ceilings, bool all, std::vector<Skipped>& skipped) {
+                    const MachineCeilings& ceilings, const BlockCalibration* calibration, bool all,
+                    std::vector<Skipped>& skipped) {
   const DenseSource source = problem.weight.source();
   const std::vector<FormatSpec> fitting = planning::fitting_nm(source, pattern, problem.pool);
   Methods methods;
-  for (const FormatSpec& format : planning::search_formats(PlanRequest{}, source.dtype())) {
+  PlanRequest request;
+  request.workloads = {{problem.n, 1.0}};
+  std::vector<FormatSpec> formats = planning::search_formats(request, source.dtype());
+  if (active_isa() >= Isa::kAmx) {
+    for (const FormatSpec& hybrid :
+         planning::hybrid_formats(pattern, source.dtype(), request, calibration))
+      formats.push_back(hybrid);
+  }
+  for (const FormatSpec& format : formats) {
     if (format.format == Format::kNm &&
         std::find(fitting.begin(), fitting.end(), format) == fitting.end())
       continue;

@@ -54,7 +54,8 @@ struct Skipped {
 /// same family has one for a higher instruction set, and the generic one where the format has its
 /// own.
 Methods our_methods(const Problem& problem, const PatternStats& pattern,
-                    const MachineCeilings& ceilings, bool all, std::vector<Skipped>& skipped);
+                    const MachineCeilings& ceilings, const BlockCalibration* calibration, bool all,
+                    std::vector<Skipped>& skipped);
 
 /// One kernel on one format.
 std::unique_ptr<Method> our_method(const Problem& problem, const PatternStats& pattern,

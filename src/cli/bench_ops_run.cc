@@ -133,9 +133,11 @@ Result run_problem(const BenchWeight& weight, const RunOptions& options, Planner
   progress.update("planning", 0, 1, "");
   const Plan plan = planner.plan(source, pattern, request);
   const MachineCeilings& ceilings = planner.ceilings();
+  const std::optional<BlockCalibration> calibration = planner.calibration();
 
   Result result;
-  Methods methods = our_methods(problem, pattern, ceilings, options.all_kernels, result.skipped);
+  Methods methods = our_methods(problem, pattern, ceilings, calibration ? &*calibration : nullptr,
+                                options.all_kernels, result.skipped);
   const auto is_planned = [&](const std::unique_ptr<Method>& m) {
     return m->name() == plan.step(options.n).kernel && m->format() == plan.format.name();
   };

@@ -30,7 +30,7 @@ class Adder {
     }
     // A pair of tiles is stored when it holds anything.
     const double pairs = std::ceil(rows / kPairRows) * std::ceil(cols / kTileCols);
-    const double used = 1 - std::pow(1 - density, area / pairs);
+    const double used = 1 - std::pow(1 - 1 / pairs, nnz);
     shares_.tiles += 2 * pairs * used;
     shares_.tile_nonzeros += nnz;
   }

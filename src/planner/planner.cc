@@ -9,21 +9,24 @@
 #include "base/cache_folder.h"
 #include "base/check.h"
 #include "ops/spmm/kernel.h"
+#include "planner/calibration_file.h"
 #include "planner/ceilings.h"
 #include "planner/cpu_runner.h"
 #include "planner/estimate.h"
 #include "planner/kernel_hash.h"
+#include "planner/partition.h"
 #include "planner/pattern_class.h"
 #include "planner/plan_cache.h"
 #include "planner/planner_impl.h"
 #include "planner/search.h"
+#include "rarefy/cpu.h"
 #include "rarefy/log.h"
 
 namespace rarefy {
 namespace {
 
 /// Raised when the way of measuring or choosing changes: older plans are misses.
-constexpr int kPolicyVersion = 2;
+constexpr int kPolicyVersion = 3;
 
 /// A weight this large cannot have come from a private cache.
 constexpr std::size_t kTellingBytes = std::size_t{32} << 20;
@@ -106,6 +109,24 @@ const MachineCeilings& Planner::Impl::get_ceilings(bool may_measure) {
   return ceilings->best;
 }
 
+const BlockCalibration* Planner::Impl::get_calibration() {
+  if (!calibration_read) {
+    calibration_read = true;
+    calibration = planning::find_calibration(
+        cache.directory(), planning::calibration_key(pool.size()), calibration_reason);
+    std::error_code error;
+    if (!calibration && std::filesystem::exists(cache.directory() / "calibration.json", error))
+      log_lines("calibration not used: " + calibration_reason);
+  }
+  return calibration ? &*calibration : nullptr;
+}
+
+std::vector<FormatSpec> Planner::Impl::hybrids(const RowSource& weight, const PatternStats& pattern,
+                                               const PlanRequest& request) {
+  if (active_isa() < Isa::kAmx) return {};
+  return planning::hybrid_formats(pattern, weight.dtype(), request, get_calibration());
+}
+
 Json Planner::Impl::key_of(const RowSource& weight, const PatternStats& pattern,
                            std::span<const FormatSpec> nm_formats,
                            const PlanRequest& request) const {
@@ -163,7 +184,8 @@ Plan Planner::Impl::make_plan(const RowSource& weight, const PatternStats& patte
   require(pattern.rows == weight.rows() && pattern.cols == weight.cols(),
           "plan: pattern: expected {}x{}, got {}x{}", weight.rows(), weight.cols(), pattern.rows,
           pattern.cols);
-  const std::vector<FormatSpec> nm_formats = planning::fitting_nm(weight, pattern, pool);
+  std::vector<FormatSpec> nm_formats = planning::fitting_nm(weight, pattern, pool);
+  for (const FormatSpec& hybrid : hybrids(weight, pattern, request)) nm_formats.push_back(hybrid);
   const Json key = key_of(weight, pattern, nm_formats, request);
   if (std::optional<Plan> plan = cached(key, weight, pattern, request)) return *std::move(plan);
 
@@ -215,6 +237,13 @@ Plan Planner::plan(const RowSource& weight, const PatternStats& pattern,
 const MachineCeilings& Planner::ceilings() {
   const std::scoped_lock lock(impl_->mutex);
   return impl_->get_ceilings(true);
+}
+
+std::optional<BlockCalibration> Planner::calibration(std::string* reason) {
+  const std::scoped_lock lock(impl_->mutex);
+  const BlockCalibration* found = impl_->get_calibration();
+  if (reason != nullptr) *reason = impl_->calibration_reason;
+  return found != nullptr ? std::optional(*found) : std::nullopt;
 }
 
 ThreadPool& Planner::pool() const {

@@ -31,6 +31,12 @@ struct Planner::Impl {
   /// somebody else used the machine: it is raised, here and in the cache.
   void learn_from(const Plan& plan, const PlanRequest& request);
 
+  /// The kept calibration, read once; nullptr when there is none for this machine and build.
+  const BlockCalibration* get_calibration();
+  /// Hybrid formats to try for a weight, cut by the calibration.
+  std::vector<FormatSpec> hybrids(const RowSource& weight, const PatternStats& pattern,
+                                  const PlanRequest& request);
+
   Options options;
   ThreadPool& pool;
   planning::PlanCache cache;
@@ -39,6 +45,9 @@ struct Planner::Impl {
   std::optional<planning::KnownCeilings> ceilings;
   bool refreshed = false;  ///< Looked whether they are due, in this process.
   planning::Evictor evictor;
+  bool calibration_read = false;
+  std::optional<BlockCalibration> calibration;
+  std::string calibration_reason;  ///< Why there is none.
 };
 
 }  // namespace rarefy

@@ -13,7 +13,7 @@ struct SearchInputs {
   const RowSource& weight;
   const PatternStats& pattern;
   const PlanRequest& request;
-  std::span<const FormatSpec> nm_formats;  ///< Those that the pattern keeps.
+  std::span<const FormatSpec> nm_formats;  ///< N:M that the pattern keeps; hybrids.
   std::span<const SpmmKernel* const> kernels;
   const MachineCeilings& ceilings;
   int threads = 1;

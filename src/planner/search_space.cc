@@ -154,7 +154,11 @@ std::vector<Entry> enumerate_candidates(const RowSource& weight, const PatternSt
   const bool from_cache = stays_in_cache(request.working_set);
   const std::size_t dense_bytes = estimate_packed_bytes(format::kDense, pattern, weight.dtype());
   std::vector<Entry> entries;
-  for (const FormatSpec& spec : search_formats(request, weight.dtype())) {
+  std::vector<FormatSpec> formats = search_formats(request, weight.dtype());
+  for (const FormatSpec& spec : nm_formats) {
+    if (spec.format == Format::kHybrid) formats.push_back(spec);
+  }
+  for (const FormatSpec& spec : formats) {
     Support packable = can_pack(spec, weight.rows(), weight.cols(), weight.dtype());
     if (packable && spec.format == Format::kNm &&
         std::find(nm_formats.begin(), nm_formats.end(), spec) == nm_formats.end()) {

@@ -34,7 +34,8 @@ SpmmProblem problem_for(const RowSource& weight, const PlanRequest& request, std
                         int threads);
 
 /// Every format × kernel × distinct n of the workloads, estimated where possible, with the reason
-/// where not. Pairs of a kernel and a format of another family are left out: they would only say
+/// where not. `nm_formats` are those that depend on the weight: N:M that it keeps, and hybrids cut
+/// for it. Pairs of a kernel and a format of another family are left out: they would only say
 /// so.
 std::vector<Entry> enumerate_candidates(const RowSource& weight, const PatternStats& pattern,
                                         std::span<const FormatSpec> nm_formats,
