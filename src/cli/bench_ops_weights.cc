@@ -70,6 +70,19 @@ Keep keep_blockskew(const WeightSpec& spec) {
   };
 }
 
+/// Half of the 64x64 blocks are empty, positions of the others equally likely.
+Keep keep_blockempty(const WeightSpec& spec) {
+  constexpr std::int64_t kBlock = 64;
+  require(spec.sparsity >= 0.5, "--sparsity: expected at least 0.5 for blockempty, got {}",
+          spec.sparsity);
+  const std::int64_t grid = (spec.k + kBlock - 1) / kBlock;
+  return [=, seed = spec.seed, inside = 2 * spec.sparsity - 1](std::int64_t r, std::int64_t c,
+                                                               std::uint64_t bits) {
+    const auto block = static_cast<std::uint64_t>(r / kBlock * grid + c / kBlock);
+    return unit(draw(seed, kBlocks, block)) >= 0.5 && unit(bits) >= inside;
+  };
+}
+
 /// Row densities exp(0.8 z) with z standard normal (Box-Muller), scaled so that their mean, cut at
 /// 1, is the density asked for.
 Keep keep_rowskew(const WeightSpec& spec) {
@@ -125,16 +138,17 @@ Keep keep_nm(const WeightSpec& spec, std::int64_t n, std::int64_t m) {
 Keep keep_for(const WeightSpec& spec) {
   if (spec.pattern == "uniform") return keep_uniform(spec.sparsity);
   if (spec.pattern == "blockskew") return keep_blockskew(spec);
+  if (spec.pattern == "blockempty") return keep_blockempty(spec);
   if (spec.pattern == "rowskew") return keep_rowskew(spec);
   if (const auto block = parse_pair(spec.pattern, 'x'))
     return keep_blocks(spec, block->first, block->second);
   if (const auto group = parse_pair(spec.pattern, ':'))
     return keep_nm(spec, group->first, group->second);
-  fail(
-      ErrorKind::kInvalidArgument,
-      "--pattern: expected uniform, blockskew, rowskew, a block such as 16x32, a ratio such as 2:4 "
-      "or a file .smtx or .mtx, got '{}'",
-      spec.pattern);
+  fail(ErrorKind::kInvalidArgument,
+       "--pattern: expected uniform, blockskew, blockempty, rowskew, a block such as 16x32, a "
+       "ratio such as 2:4 "
+       "or a file .smtx or .mtx, got '{}'",
+       spec.pattern);
 }
 
 bool is_file(const std::string& pattern) {

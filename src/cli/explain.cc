@@ -1,15 +1,19 @@
 // rarefy explain: what was chosen for a weight, what was rejected, and why.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstdio>
+#include <optional>
 #include <utility>
 
 #include "base/check.h"
+#include "cli/block_map.h"
 #include "cli/numbers.h"
 #include "cli/plan_view.h"
 #include "cli/terminal.h"
 #include "cli/verb.h"
 #include "ops/decoder/device_plan.h"
+#include "planner/partition.h"
 #include "rarefy/checkpoint.h"
 
 namespace rarefy::cli {
@@ -109,6 +113,22 @@ void explain_on_gpu(const Flags& flags, const Session& session, const Checkpoint
   if (session.json) print_json({{"weights", std::move(list)}});
 }
 
+/// The curve of the largest n that is planned for: where blocks matter.
+BlockCurve curve_for(const std::optional<BlockCalibration>& calibration, DType dtype,
+                     const std::vector<std::int64_t>& ns) {
+  const std::int64_t n = std::max<std::int64_t>(17, *std::max_element(ns.begin(), ns.end()));
+  const BlockCurve* curve = calibration ? calibration->curve(dtype, n) : nullptr;
+  return curve != nullptr ? *curve : planning::assumed_curve(n);
+}
+
+OrderedJson bands_as_json(const PatternStats& pattern, const BlockCurve& curve) {
+  const BandShares shares = band_shares(pattern, curve);
+  OrderedJson bands{{"n", curve.n}};
+  for (const Band band : {Band::kDense, Band::kSwing, Band::kSparse, Band::kEmpty})
+    bands[to_string(band)] = shares[static_cast<std::size_t>(band)];
+  return bands;
+}
+
 void run(const Flags& flags, const Session& session) {
   require_path(flags.model, "-m");
   const auto checkpoint = Checkpoint::open(flags.model);
@@ -122,15 +142,24 @@ void run(const Flags& flags, const Session& session) {
   if (flags.activations == "bf16") request.precision = Precision::kBf16;
 
   const MachineCeilings& ceilings = planner.ceilings();
+  std::string uncalibrated;
+  const std::optional<BlockCalibration> calibration = planner.calibration(&uncalibrated);
   OrderedJson list = OrderedJson::array();
   if (!session.json) {
     std::printf(
         "this machine: %.1f GB/s from memory, %.1f GB/s from cache, %.2f GHz under vector load\n",
         ceilings.dram_gb_per_s, ceilings.cache_gb_per_s, ceilings.ghz);
+    if (calibration) {
+      std::printf("calibration: %s\n", calibration->date.c_str());
+    } else {
+      std::printf("no calibration, blocks are cut by ordinary figures: %s\n", uncalibrated.c_str());
+    }
   }
   for (const std::string& name : names) {
     const auto source = checkpoint->source(name);
-    const Plan plan = planner.plan(*source, request);
+    const PatternStats pattern = pattern_stats(*source, planner.pool());
+    const Plan plan = planner.plan(*source, pattern, request);
+    const BlockCurve curve = curve_for(calibration, source->dtype(), flags.n);
     if (session.json) {
       list.push_back({{"name", name},
                       {"shape", {source->rows(), source->cols()}},
@@ -138,12 +167,14 @@ void run(const Flags& flags, const Session& session) {
                       {"bytes", plan.bytes},
                       {"dense_bytes", plan.dense_bytes},
                       {"from_cache", plan.from_cache},
+                      {"bands", bands_as_json(pattern, curve)},
                       {"candidates", candidates_as_json(plan)}});
       continue;
     }
     std::printf("\n%s  %lldx%lld → %s%s\n%s", name.c_str(), static_cast<long long>(source->rows()),
                 static_cast<long long>(source->cols()), plan.format.name().c_str(),
                 plan.from_cache ? "  (plan from cache)" : "", candidates_as_table(plan).c_str());
+    std::fputs(block_map(pattern, curve).c_str(), stdout);
   }
   if (session.json)
     print_json({{"ceilings",

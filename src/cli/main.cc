@@ -92,6 +92,7 @@ int main(int argc, char** argv) {
   add_generate(app, session);
   add_bench(app, session);
   add_convert(app, session);
+  add_calibrate(app, session);
   add_report(app, session);
   add_doctor(app, session);
   add_completion(app, session);

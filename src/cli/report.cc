@@ -115,6 +115,9 @@ std::string standalone(const Chart& chart) {
 void write_charts(const std::filesystem::path& folder, const ReportFacts& facts) {
   if (!facts.text_name.empty())
     write_file(folder / "quality.svg", standalone(quality_chart(facts.models)));
+  if (facts.calibration)
+    write_file(folder / "calibration.svg",
+               standalone(calibration_chart(*facts.calibration, DType::kBF16)));
   if (facts.ops.empty()) return;
   write_file(folder / "speed.svg", standalone(speed_chart(facts.ops)));
   write_file(folder / "roofline.svg", standalone(roofline_chart(facts.ops, facts.ceilings)));
@@ -140,6 +143,7 @@ void run(const Flags& flags, const Session& session) {
     facts.models.push_back(facts_of(model, flags, session));
   Planner planner = session.make_planner();
   facts.ceilings = planner.ceilings();
+  facts.calibration = planner.calibration();
   write_file(flags.out, report_page(facts));
   if (!flags.charts.empty()) write_charts(flags.charts, facts);
   if (session.json) return print_json({{"out", flags.out}});

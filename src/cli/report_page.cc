@@ -157,6 +157,25 @@ std::string bench_section(const OrderedJson& rows) {
                      html_table(bench_table(rows)));
 }
 
+std::string calibration_section(const std::optional<BlockCalibration>& calibration) {
+  if (!calibration) return "";
+  std::string body;
+  for (const DType dtype : {DType::kBF16, DType::kF32}) {
+    const Chart chart = calibration_chart(*calibration, dtype);
+    if (!chart.series.empty())
+      body += figure(chart_svg(chart),
+                     "Dashed: blocks as a whole; solid: one nonzero after the other. Left of where "
+                     "they cross a block is sparse, right of it dense.");
+  }
+  TextTable bands{{"dtype", "N", "sparse below", "dense from"}, {}};
+  for (const BlockCurve& c : calibration->curves)
+    bands.rows.push_back({to_string(c.dtype), fmt::format("{}", c.n),
+                          percent(c.sparse_until(BlockCurve::kMargin)),
+                          percent(c.sparse_until(1 / BlockCurve::kMargin))});
+  return section(fmt::format("What blocks cost here ({})", calibration->date),
+                 body + html_table(bands));
+}
+
 constexpr const char* kStyle = R"(<style>
 :root{color-scheme:light dark}
 body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}
@@ -212,6 +231,33 @@ Chart roofline_chart(const OrderedJson& ops, const MachineCeilings& ceilings) {
   for (double megabytes : {least->x, most->x})
     roof.points.push_back({megabytes, megabytes * 1e3 / ceilings.dram_gb_per_s, ""});
   chart.series.push_back(roof);
+  return chart;
+}
+
+Chart calibration_chart(const BlockCalibration& calibration, DType dtype) {
+  Chart chart{.title = fmt::format("Blocks of {} weights on either kind of unit", to_string(dtype)),
+              .x_label = "nonzeros, %",
+              .y_label = "ns for 1024 positions",
+              .log_x = true,
+              .log_y = true};
+  for (const BlockCurve& c : calibration.curves) {
+    if (c.dtype != dtype) continue;
+    Series dense{fmt::format("N={} whole", c.n), {}, true, false, true};
+    Series sparse{fmt::format("N={} by nonzeros", c.n), {}, true, false};
+    for (double density = 0.005; density <= 0.5; density *= 1.25) {
+      dense.points.push_back({100 * density, c.dense_side(density), ""});
+      sparse.points.push_back({100 * density, c.sparse_side(density), ""});
+    }
+    Series measured{fmt::format("N={} measured", c.n), {}, false, true};
+    for (const BlockTiming& t : calibration.timings) {
+      if (t.dtype != dtype || t.n != c.n) continue;
+      measured.points.push_back({100 * t.density, t.dense_ns, ""});
+      measured.points.push_back({100 * t.density, t.sparse_ns, ""});
+    }
+    chart.series.push_back(std::move(dense));
+    chart.series.push_back(std::move(sparse));
+    chart.series.push_back(std::move(measured));
+  }
   return chart;
 }
 
@@ -276,8 +322,8 @@ std::string report_page(const ReportFacts& facts) {
       "memory. Rarefy {} ({}), {}.</p>\n",
       escaped(cpu_info().brand), default_pool().size(), to_string(active_isa()),
       facts.ceilings.dram_gb_per_s, RAREFY_VERSION, commit(), date.data());
-  page +=
-      models_section(facts) + text_section(facts) + ops_section(facts) + bench_section(facts.bench);
+  page += models_section(facts) + text_section(facts) + ops_section(facts) +
+          bench_section(facts.bench) + calibration_section(facts.calibration);
   page += plan_section(facts.models.back()) + maps_section(facts.models.back(), facts.maps);
   return page + "</html>\n";
 }

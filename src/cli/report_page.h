@@ -2,6 +2,7 @@
 #pragma once
 
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -27,6 +28,7 @@ struct ReportFacts {
   OrderedJson ops = OrderedJson::array();    ///< Rows of `bench ops --json`.
   OrderedJson bench = OrderedJson::array();  ///< Rows of `bench --json`.
   MachineCeilings ceilings;
+  std::optional<BlockCalibration> calibration;
   std::string text_name;  ///< File that perplexity was measured on; empty: not measured.
   std::string prompt;     ///< Empty: nothing was generated.
   int maps = 8;
@@ -37,6 +39,9 @@ struct ReportFacts {
 Chart speed_chart(const OrderedJson& ops);
 /// Time against bytes read, under the line that memory draws.
 Chart roofline_chart(const OrderedJson& ops, const MachineCeilings& ceilings);
+/// What blocks cost on either kind of unit against their density, for each N of `dtype`: the fitted
+/// curves and what was measured.
+Chart calibration_chart(const BlockCalibration& calibration, DType dtype);
 /// Perplexity against bytes in memory.
 Chart quality_chart(const std::vector<ModelFacts>& models);
 

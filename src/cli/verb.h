@@ -84,6 +84,7 @@ void add_generate(CLI::App& app, Session& session);
 void add_bench(CLI::App& app, Session& session);
 void add_convert(CLI::App& app, Session& session);
 void add_doctor(CLI::App& app, Session& session);
+void add_calibrate(CLI::App& app, Session& session);
 void add_report(CLI::App& app, Session& session);
 void add_completion(CLI::App& app, Session& session);
 

@@ -41,7 +41,7 @@ std::vector<double> block_densities(const BenchWeight& weight) {
 }
 
 TEST(MakeWeight, EveryPatternHasTheSparsityAskedFor) {
-  for (const char* pattern : {"uniform", "blockskew", "rowskew", "16x32", "4x4"}) {
+  for (const char* pattern : {"uniform", "blockskew", "blockempty", "rowskew", "16x32", "4x4"}) {
     for (double sparsity : {0.5, 0.8, 0.95}) {
       for (DType dtype : {DType::kF32, DType::kF16, DType::kBF16}) {
         const BenchWeight weight = make_weight(

@@ -309,7 +309,7 @@ TEST(Contract, HelpShowsExamplesAndCompletionNamesEveryVerb) {
   const Outcome completion = run_rarefy("completion bash");
   ASSERT_EQ(completion.status, 0) << completion.err;
   for (const std::string verb : {"inspect", "prune", "tune", "explain", "perplexity", "generate",
-                                 "bench", "convert", "report", "doctor"}) {
+                                 "bench", "convert", "calibrate", "report", "doctor"}) {
     const Outcome help = run_rarefy(verb + " --help");
     EXPECT_EQ(help.status, 0) << verb;
     EXPECT_NE(completion.out.find("\"" + verb + " \"*)"), std::string::npos) << verb;
@@ -319,7 +319,7 @@ TEST(Contract, HelpShowsExamplesAndCompletionNamesEveryVerb) {
     ASSERT_NE(common, std::string::npos) << verb;
     EXPECT_GT(help.out.find("--cache-dir"), common) << verb;
     EXPECT_LT(help.out.find("--help"), common) << verb;
-    if (verb != "doctor") {
+    if (verb != "doctor" && verb != "calibrate") {
       EXPECT_LT(help.out.find("--model"), common) << verb;
     }
   }
