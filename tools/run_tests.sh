@@ -43,7 +43,7 @@ for program in "$build"/test-bin/*; do
 done
 if [ -e "$build/python/interpreter" ] && wanted python; then
   start=$(date +%s)
-  PYTHONPATH="$build/python" "$(cat "$build/python/interpreter")" -m pytest -q -rs -p no:cacheprovider --junitxml="$scratch/python.xml" tests/python \
+  PYTHONPATH="$(cd "$build" && pwd)/python" "$(cat "$build/python/interpreter")" -m pytest -q -rs -p no:cacheprovider --junitxml="$scratch/python.xml" tests/python \
     >"$scratch/python.log" 2>&1
   tally python $? $(($(date +%s) - start))
 fi

@@ -12,7 +12,7 @@ class Bias {
     require(array.ndim() == 1 && array.size() == count && is_compute_dtype(array.dtype()),
             "bias: expected f32, f16 or bf16 [{}], got {}", count, array.describe());
     const void* data = array.contiguous(array.dtype());
-    if (array.dtype() == DType::kF32) {
+    if (array.dtype() == DType::kF32 || count == 0) {
       values_ = static_cast<const float*>(data);
       return;
     }

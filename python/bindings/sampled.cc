@@ -51,8 +51,10 @@ Buffer values_buffer(std::int64_t entries, DType dtype) {
 MatrixPtr with_values(const CsrMatrix& pattern, const Array& values) {
   const std::int64_t entries = pattern.entries();
   Buffer stored = values_buffer(entries, values.dtype());
-  std::memcpy(stored.data(), values.contiguous(values.dtype()),
-              static_cast<std::size_t>(entries) * size_of(values.dtype()));
+  if (entries > 0) {
+    std::memcpy(stored.data(), values.contiguous(values.dtype()),
+                static_cast<std::size_t>(entries) * size_of(values.dtype()));
+  }
   return std::make_shared<CsrMatrix>(
       PackedShape{pattern.spec(), pattern.rows(), pattern.cols(), values.dtype(), entries},
       CsrMatrix::Arrays{copy_of(pattern.arrays().row_offsets),
@@ -136,8 +138,10 @@ bool sddmm(const ArrayArgument& p_argument, const ArrayArgument& q_argument,
   const nb::gil_scoped_release unlocked;
   const MatrixPtr result = rarefy::sddmm(pattern, p_rows, q_rows);
   const auto& csr = dynamic_cast<const CsrMatrix&>(*result);
-  convert_elements(csr.values(), csr.dtype(), to, out.dtype(),
-                   static_cast<std::size_t>(csr.entries()));
+  if (csr.entries() > 0) {
+    convert_elements(csr.values(), csr.dtype(), to, out.dtype(),
+                     static_cast<std::size_t>(csr.entries()));
+  }
   return true;
 }
 
@@ -145,7 +149,9 @@ bool sddmm(const ArrayArgument& p_argument, const ArrayArgument& q_argument,
 void values(const Packed& pattern, const ArrayArgument& out_argument) {
   const CsrMatrix& csr = csr_of(pattern);
   const Array out = values_argument(Array::output(out_argument, "out"), csr, "out");
-  convert_elements(csr.values(), csr.dtype(), out.contiguous(out.dtype()), out.dtype(),
+  void* to = out.contiguous(out.dtype());
+  if (out.size() == 0) return;
+  convert_elements(csr.values(), csr.dtype(), to, out.dtype(),
                    static_cast<std::size_t>(csr.entries()));
 }
 

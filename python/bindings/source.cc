@@ -32,6 +32,7 @@ void read_dense(const RowSource& source, const ArrayArgument& out_argument) {
   require(to.rows == source.rows() && to.cols == source.cols() && is_compute_dtype(to.dtype),
           "out: expected f32, f16 or bf16 [{}, {}], got {}", source.rows(), source.cols(),
           out.describe());
+  if (to.rows == 0 || to.cols == 0) return;
   const nb::gil_scoped_release unlocked;
   constexpr std::int64_t kPanel = 64;
   const std::size_t row_bytes = static_cast<std::size_t>(to.cols) * size_of(source.dtype());
