@@ -42,6 +42,7 @@ class BlockSparseLinear(nn.Module):
 
     weight: nn.Parameter
     bias: nn.Parameter | None
+    probe: Any = None  # A GradientProbe in the steps in which SparseOptimizer needs one.
 
     def __init__(
         self,
@@ -120,7 +121,8 @@ class BlockSparseLinear(nn.Module):
             arrays["row_offsets"], arrays["col_indices"], arrays["col_offsets"], arrays["row_indices"], arrays["order"],
             self.out_features, self.in_features,
         )  # fmt: skip
-        return ops.bsr_linear(x, weight, index, self.bias)
+        y = ops.bsr_linear(x, weight, index, self.bias)
+        return y if self.probe is None else y + self.probe(x)
 
     @classmethod
     def from_dense(

@@ -23,7 +23,7 @@ class Recipe:
     """How `rarefy.thin` makes a model thin.
 
     method: "magnitude" (|w|; Han, Pool, Tran, Dally 2015), "wanda" (|w_ij|·‖x_j‖₂; Sun, Liu, Bair, Kolter 2023; needs
-        `calibration`), or "keep": no weight goes, the zeros that are there are used. SparseGPT is `rarefy prune`'s.
+        `calibration`), or "keep": no weight goes, the zeros that are there are used. SparseGPT is `rarefy.prune`'s.
     sparsity: share of zeros, at least 0 and below 1.
     pattern: "unstructured", "n:m" (n kept of every m inputs; says its own sparsity) or "RxC" blocks.
     scope: "tensor" or "row": where the smallest weights are looked for; by default the row for wanda, as its authors do.
@@ -52,7 +52,7 @@ class Recipe:
         if self.masks is not None:
             self.method = "masks"
         elif self.method not in METHODS:
-            fail("recipe.method", f"one of {list(METHODS)} (SparseGPT: the command rarefy prune)", describe(self.method))
+            fail("recipe.method", f"one of {list(METHODS)} (SparseGPT: rarefy.prune)", describe(self.method))
         structure = Structure.parse(self.pattern)
         if self.method in ("magnitude", "wanda"):
             if structure.kind == "n:m":
@@ -158,7 +158,7 @@ def _from_yaml(path: Path) -> list[Recipe]:
                 settings = {_SETTINGS[name]: setting for name, setting in (value or {}).items()}
                 found.append(Recipe(method=_MODIFIERS[key], **settings))
             elif key.endswith("Modifier"):
-                fail(str(path), f"modifiers among {sorted(_MODIFIERS)} (others: the command rarefy prune)", key)
+                fail(str(path), f"modifiers among {sorted(_MODIFIERS)} (others: rarefy.prune)", key)
             elif isinstance(value, Mapping):
                 walk(value)
 

@@ -10,11 +10,12 @@ from .block_sparse_linear import BlockSparseLinear
 
 
 class GradientProbe:
-    """The loss's gradient at places that a layer does not store, summed over the backward passes while it is armed.
+    """Measures the loss's gradient at places that a layer does not store.
 
-    For candidate blocks (r, c) it keeps Σ g_rᵀ·x_c, which is what the weight's gradient would be there: in float32, from the
-    same operator that makes the gradient of the stored blocks. Memory: candidates × R × C floats, for one step in
-    many; `share` below 1 looks at a random part of the empty places only.
+    While it is there, the layer adds the product with a second weight, Z, whose blocks are the candidates (r, c) and all zero.
+    That changes no output, and autograd leaves in Z's gradient what the weight's would be at these places, Σ g_rᵀ·x_c over
+    all backward passes: under torch.compile, checkpointing, autocast and FSDP as everywhere. Memory: Z and its gradient,
+    for one step in many; `share` below 1 looks at a random part of the empty places only.
     """
 
     def __init__(self, layer: BlockSparseLinear, share: float, generator: torch.Generator):
@@ -24,33 +25,28 @@ class GradientProbe:
             keep = max(1, round(share * places.numel()))
             chosen = torch.randperm(places.numel(), generator=generator, device="cpu")[:keep].to(places.device)
             empty = torch.zeros_like(empty).flatten().index_fill_(0, places[chosen], True).view_as(empty)
-        self.layer = layer
-        self.candidates = empty
-        self.index = pattern.index_from_mask(empty)
-        self.sum: torch.Tensor | None = None
-        self._hook = layer.register_forward_hook(self._watch) if bool(empty.any()) else None
+        self.layer, self.candidates = layer, empty
+        index = pattern.index_from_mask(empty)
+        self.index = ops.BlockPattern(*index, layer.out_features, layer.in_features)
+        self.zeros = torch.zeros(
+            index.col_indices.numel(), *layer.block_shape,
+            dtype=layer.weight.dtype, device=empty.device, requires_grad=True,
+        )  # fmt: skip
+        if self.zeros.shape[0]:
+            layer.probe = self
 
-    def _watch(self, layer: BlockSparseLinear, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
-        if output.requires_grad:
-            x = inputs[0].detach()
-            output.register_hook(lambda grad: self._add(x, grad.detach()))
-
-    @torch.no_grad()
-    def _add(self, x: torch.Tensor, grad: torch.Tensor) -> None:
-        layer = self.layer
-        places = ops.BlockPattern(*self.index, layer.out_features, layer.in_features)
-        products = ops.bsr_sddmm(grad, x.to(grad.dtype), places, layer.block_shape, torch.float32)
-        self.sum = products if self.sum is None else self.sum.add_(products)
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """x·Zᵀ, which is zero."""
+        return ops.bsr_linear(x, self.zeros, self.index)
 
     def close(self) -> torch.Tensor:
-        """Stops watching. Frobenius norms of the gradient by blocks of the grid: -1 where there was no candidate."""
-        if self._hook is not None:
-            self._hook.remove()
+        """Leaves the layer. Frobenius norms of the gradient by blocks of the grid: -1 where there was no candidate."""
+        if self.layer.probe is self:
+            self.layer.probe = None
         device = self.candidates.device
         norms = torch.full(self.candidates.shape, -1.0, device=device)
-        total = self.sum
-        if total is None:  # No backward pass came through, in this process at least.
-            total = torch.zeros(self.index.col_indices.numel(), *self.layer.block_shape, device=device)
+        # There is none when no backward pass came through, in this process at least.
+        total = torch.zeros(self.zeros.shape, device=device) if self.zeros.grad is None else self.zeros.grad.float()
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.all_reduce(total)  # The batch is that of all processes, as in DDP.
         norms[self.candidates] = total.flatten(1).norm(dim=1)

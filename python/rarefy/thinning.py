@@ -77,10 +77,10 @@ def thin(model: nn.Module, recipe: Any) -> ThinReport:
 
     Arguments:
         recipe: a sparsity such as 0.7; a dict of the fields of `rarefy.Recipe`; a Recipe; a YAML file of llm-compressor's
-            conventions; or a list of these, of which the later see what the earlier left.
+            conventions; or a list of these, of which the first that names a layer decides.
 
     Works layer by layer: beside the model, one dense layer is in memory. With wanda, inputs are those of the model as it was
-    before (the command `rarefy prune` lets each layer see what pruned layers before it give). A layer under two names
+    before (`rarefy.prune` lets each layer see what pruned layers before it give). A layer under two names
     stays one. A transformers model saves as compressed-tensors' sparse-bitmask afterwards, which `rarefy.pretrained`, the
     command and older vLLM read.
 

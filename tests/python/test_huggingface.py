@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -95,16 +94,19 @@ def test_what_was_loaded_saves_again_and_goes_back_to_dense(thin_folder, tmp_pat
     torch.testing.assert_close(logits(load(tmp_path / "dense")), want, rtol=1e-4, atol=1e-4)
 
 
-def test_the_commands_checkpoints(tmp_path):
-    command = shutil.which(str(Path(rarefy.__file__).parents[2] / "rarefy")) or shutil.which("rarefy")
-    if command is None:
-        pytest.skip("missing: the command rarefy, beside the package or in PATH")
-    thin, dense = tmp_path / "thin", tmp_path / "dense"
-    subprocess.run([command, "prune", "-m", TINY, "-o", thin, "--method", "magnitude", "--sparsity", "0.5", "-q"], check=True)
-    subprocess.run([command, "convert", "-m", thin, "-o", dense, "--storage", "dense", "-q"], check=True)
-    model = rarefy.pretrained(thin, dtype=torch.float32)
-    assert isinstance(model.model.layers[0].mlp.up_proj, SparseLinear)
-    torch.testing.assert_close(logits(model), logits(load(dense, dtype=torch.float32)), rtol=1e-4, atol=1e-4)
+def test_checkpoints_of_prune(tmp_path):
+    rarefy.prune(TINY, tmp_path / "thin", method="magnitude", sparsity=0.5)
+    model = rarefy.pretrained(tmp_path / "thin", dtype=torch.float32)
+    dense = load(dtype=torch.float32)
+    checkpoint = rarefy.Checkpoint(tmp_path / "thin")
+    thinned = 0
+    for name, parameter in dense.named_parameters():
+        if checkpoint.info(name).storage == "sparse-bitmask":
+            parameter.data = rarefy.ops.to_dense(rarefy.ops.pack(checkpoint[name], "dense"), torch.float32)
+            assert isinstance(model.get_submodule(name.removesuffix(".weight")), SparseLinear)
+            thinned += 1
+    assert thinned == 42
+    torch.testing.assert_close(logits(model), logits(dense), rtol=1e-4, atol=1e-4)
 
 
 def test_only_ours_is_taken_from_compressed_tensors():
@@ -116,6 +118,36 @@ def test_only_ours_is_taken_from_compressed_tensors():
     assert isinstance(AutoQuantizationConfig.from_dict(ours), hf.RarefyConfig)
     quantised = {"config_groups": {"a": {"targets": ["Linear"]}}, "sparsity_config": {"format": "sparse-bitmask"}}
     assert not hf._is_thin(quantised) and not hf._is_thin({"sparsity_config": {"format": "dense"}}) and not hf._is_thin({})
+
+
+@pytest.mark.parametrize("names", ["now", "before 0.10"])
+def test_biases_and_older_names(names, tmp_path):
+    """Layers with biases, which load before or after their weights are packed; arrays as compressed-tensors 0.9 called them."""
+    from safetensors.torch import load_file, save_file
+
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        vocab_size=64, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1,
+        attention_bias=True, mlp_bias=True, tie_word_embeddings=False,
+    )  # fmt: skip
+    model = transformers.LlamaForCausalLM(config).eval()
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            torch.nn.init.normal_(parameter)
+    rarefy.thin(model, {"sparsity": 0.5, "format": "bitmap"})
+    model.save_pretrained(tmp_path)
+    if names != "now":
+        file = tmp_path / "model.safetensors"
+        arrays = load_file(file)
+        ours = [key for key in arrays if key.rsplit(".", 1)[1] in ("bitmask", "compressed", "row_offsets", "shape")]
+        for key in ours:
+            module, array = key.rsplit(".", 1)
+            arrays[f"{module}.weight.{array}"] = arrays.pop(key)
+        assert len(ours) == 14 * 4
+        save_file(arrays, file, {"format": "pt"})
+    again = rarefy.pretrained(tmp_path, format="bitmap")
+    assert not any(parameter.is_meta for parameter in again.parameters())
+    assert logits(again).equal(logits(model))
 
 
 def test_a_checkpoint_of_another_shape(thin_folder, tmp_path):

@@ -152,7 +152,7 @@ def test_recipe_files(tmp_path):
         (-0.1, r"recipe.sparsity: expected .* got -0.1"),
         ({}, r"recipe.sparsity: expected .* got None"),
         ({"sparsity": 0.5, "blocks": 3}, r"recipe: expected keys among .* got \['blocks'\]"),
-        ({"method": "sparsegpt", "sparsity": 0.5}, r"recipe.method: expected one of .*rarefy prune"),
+        ({"method": "sparsegpt", "sparsity": 0.5}, r"recipe.method: expected one of .*rarefy.prune"),
         ({"method": "wanda", "sparsity": 0.5}, r"recipe.calibration: expected token ids"),
         ({"pattern": "2:4", "sparsity": 0.7}, r"recipe.sparsity: expected 0.5, which 2:4"),
         ({"pattern": "7x7", "sparsity": 0.5}, r"layers.0.q_proj: expected a shape that blocks of 7x7 divide, got \[32, 64\]"),
