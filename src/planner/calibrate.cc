@@ -85,6 +85,21 @@ FormatSpec dense_side(DType dtype) {
   return dtype == DType::kBF16 ? format::hybrid(32, 32, 0) : format::bsr(32, 32);
 }
 
+/// The format's own kernel of the highest instruction set, not whatever a pattern seems to suit;
+/// nullptr, the default one, where there is none.
+const SpmmKernel* own_kernel(const FormatSpec& spec, const SpmmProblem& problem) {
+  const std::string_view family = spec.format == Format::kHybrid ? "hybrid."
+                                  : spec.format == Format::kBsr  ? "bsr."
+                                                                 : "csb.";
+  const SpmmKernel* best = nullptr;
+  for (const SpmmKernel* kernel : spmm_kernels()) {
+    if (kernel->name().starts_with(family) && kernel->supports(spec, problem) &&
+        (best == nullptr || kernel->isa() > best->isa()))
+      best = kernel;
+  }
+  return best;
+}
+
 class Bench {
  public:
   Bench(const CalibrateOptions& options, DType dtype, std::int64_t n, ThreadPool& pool)
@@ -102,11 +117,19 @@ class Bench {
     args.b = {b_.data(), dtype_, n_, options_.cols, options_.cols};
     args.c = {c_.data(), DType::kF32, n_, options_.rows, options_.rows};
     args.precision = dtype_ == DType::kF32 ? Precision::kExact : Precision::kBf16;
+    const SpmmKernel* kernel = own_kernel(spec, {.m = options_.rows,
+                                                 .k = options_.cols,
+                                                 .n = n_,
+                                                 .weight = dtype_,
+                                                 .activations = dtype_,
+                                                 .output = DType::kF32,
+                                                 .precision = args.precision,
+                                                 .threads = pool_.size()});
     std::vector<double> times;
     for (int round = 0; round <= options_.rounds; ++round) {
       pool_.run([](int) {});
       const auto begin = std::chrono::steady_clock::now();
-      spmm(*a, args, pool_);
+      spmm(*a, args, pool_, kernel);
       const auto end = std::chrono::steady_clock::now();
       if (round > 0)
         times.push_back(std::chrono::duration<double, std::micro>(end - begin).count());
