@@ -70,7 +70,7 @@ Keep keep_blockskew(const WeightSpec& spec) {
   };
 }
 
-/// Half of the 64x64 blocks are empty, positions of the others equally likely.
+/// One of every two neighbouring 64x64 blocks is empty, positions of the others equally likely.
 Keep keep_blockempty(const WeightSpec& spec) {
   constexpr std::int64_t kBlock = 64;
   require(spec.sparsity >= 0.5, "--sparsity: expected at least 0.5 for blockempty, got {}",
@@ -79,7 +79,7 @@ Keep keep_blockempty(const WeightSpec& spec) {
   return [=, seed = spec.seed, inside = 2 * spec.sparsity - 1](std::int64_t r, std::int64_t c,
                                                                std::uint64_t bits) {
     const auto block = static_cast<std::uint64_t>(r / kBlock * grid + c / kBlock);
-    return unit(draw(seed, kBlocks, block)) >= 0.5 && unit(bits) >= inside;
+    return block % 2 == draw(seed, kBlocks, block / 2) % 2 && unit(bits) >= inside;
   };
 }
 

@@ -30,8 +30,8 @@ class BitmapPanels {
   /// strips are done, from the first to the last.
   template <class Store>
   void run(std::int64_t begin, std::int64_t end, Store&& store) {
-    // With 1 MiB, sums and activations of a range did not both stay in L2: 6 to 12 % slower.
-    constexpr std::int64_t kSumBytes = 768 << 10;
+    // With 1 MiB, sums and activations of a range do not always both stay in L2: up to 12 % slower.
+    constexpr std::int64_t kSumBytes = 512 << 10;
     for_each_round(
         x_, begin, end, kSumBytes, kStripsAStore, [&](std::int64_t first, std::int64_t last) {
           Scratch sums(huge_page_bytes(static_cast<std::size_t>((last - first) * strip_floats(x_)) *
