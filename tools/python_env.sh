@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 torch=torch==2.13.0
 venv=build/venv
 python=${PYTHON:-python3}
-want="$(cat tools/python-packages.txt tools/python_env.sh) $($python --version) ${RAREFY_TEST_TORCH:-}"
+want="$(cat tools/python-packages.txt tools/python-packages-torch.txt tools/python_env.sh) $($python --version) ${RAREFY_TEST_TORCH:-}"
 [ -f "$venv/made" ] && [ "$(cat "$venv/made")" = "$want" ] && exit 0
 
 leave_out() {
@@ -34,5 +34,8 @@ if [ "${RAREFY_TEST_TORCH:-}" != 0 ] && ! has_torch "$venv/bin/python"; then
   else
     echo "python_env: $torch would bring CUDA's packages here (gigabytes); its tests are skipped, RAREFY_TEST_TORCH=1 runs them" >&2
   fi
+fi
+if has_torch "$venv/bin/python"; then
+  $pip install -r tools/python-packages-torch.txt 2>"$venv/pip.log" || echo "python_env: pip cannot install transformers; its tests are skipped" >&2
 fi
 printf '%s' "$want" >"$venv/made"
