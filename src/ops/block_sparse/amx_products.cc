@@ -27,8 +27,11 @@ using block_cpu::kTileInputs;
 
 /// Activations of a panel of tokens and a range of inputs.
 constexpr std::int64_t kRangeBytes = 1 << 20;
-/// Tokens of a panel below which inputs are cut rather than tokens.
+/// Token tiles of a panel below which inputs are cut rather than tokens. Every panel reads all
+/// tiles of weights, every range its sums: where blocks of 8 fill most tiles of a strip, fewer
+/// panels win.
 constexpr std::int64_t kLeastTiles = 8;
+constexpr std::int64_t kLeastTilesOfFullStrips = 16;
 /// Tiles of a strip that are in L1 together: 24 KiB of two strips.
 constexpr std::int64_t kRunTiles = 12;
 
@@ -218,11 +221,12 @@ void multiply_blocks_amx(const BlockGroups& blocks, const ConstBlockValues& valu
                          const SpmmArgs& args, ThreadPool& pool) {
   const std::int64_t tokens = args.b.rows;
   const StripGroups groups(blocks);
-  const PanelCuts cuts(blocks, tokens, strip::TokenTiles::even(tokens, 16).tokens,
-                       {.activation_bytes = 2,
-                        .range_bytes = kRangeBytes,
-                        .least_tiles = kLeastTiles,
-                        .range_unit = groups.tile_parts()});
+  const PanelCuts cuts(
+      blocks, tokens, strip::TokenTiles::even(tokens, 16).tokens,
+      {.activation_bytes = 2,
+       .range_bytes = kRangeBytes,
+       .least_tiles = groups.members() == 1 ? kLeastTiles : kLeastTilesOfFullStrips,
+       .range_unit = groups.tile_parts()});
   std::optional<PackedTiles> packed;
   if (cuts.panels > 1) packed.emplace(groups, values.data, pool);
   hand_out(pool, groups.offsets(), groups.groups(), cuts.panels, cuts.ranges, [&] {

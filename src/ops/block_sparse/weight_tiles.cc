@@ -12,7 +12,7 @@ using block_cpu::kTileBytes;
 using block_cpu::kTileInputs;
 
 StripGroups::StripGroups(const BlockGroups& blocks)
-    : blocks_(blocks), members_(blocks.out == kStripOutputs / 2 ? 2 : 1) {
+    : blocks_(blocks), members_(blocks.out == kStripOutputs / 2 ? 4 : 1) {
   for (std::int64_t g = 0; g < blocks.groups; g += members_) offsets_.push_back(blocks.offsets[g]);
   offsets_.push_back(blocks.offsets[blocks.groups]);
 }
@@ -28,7 +28,7 @@ void GroupTiles::build(std::int64_t group) {
   struct Cursor {
     std::int64_t block, end, part, input;
   };
-  Cursor cursors[2];
+  Cursor cursors[4];
   const auto locate = [&](Cursor& c) {
     c.input = c.block < c.end ? g.inputs[c.block] * block_parts + c.part : kNone;
   };
@@ -40,7 +40,8 @@ void GroupTiles::build(std::int64_t group) {
   inputs_.clear();
   parts_.clear();
   for (;;) {
-    const std::int64_t next = std::min(cursors[0].input, cursors[members - 1].input);
+    std::int64_t next = kNone;
+    for (int m = 0; m < members; ++m) next = std::min(next, cursors[m].input);
     if (next == kNone) break;
     const std::int64_t tile = next / tile_parts;
     inputs_.push_back(static_cast<std::int32_t>(tile));
@@ -65,14 +66,15 @@ void GroupTiles::pack(std::int64_t first, std::int64_t tiles, std::int64_t strip
                       std::byte* to) const {
   const BlockGroups& g = groups_.blocks();
   const int parts = groups_.members() * groups_.tile_parts();
-  const block_cpu::WeightTiles job{.parts = parts_.data() + first * parts,
-                                   .offset = strip * kStripOutputs * g.out_stride,
-                                   .tiles = tiles,
-                                   .tile_parts = groups_.tile_parts(),
-                                   .members = groups_.members(),
-                                   .row = std::max(g.out_stride, g.in_stride),
-                                   .strips = groups_.strips_at(strip),
-                                   .to = to};
+  const block_cpu::WeightTiles job{
+      .parts = parts_.data() + first * parts,
+      .offset = groups_.members() == 1 ? strip * kStripOutputs * g.out_stride : 0,
+      .tiles = tiles,
+      .tile_parts = groups_.tile_parts(),
+      .members = groups_.members(),
+      .row = std::max(g.out_stride, g.in_stride),
+      .strips = groups_.strips_at(strip),
+      .to = to};
   g.in_stride == 1 ? block_cpu::pack_outputs_by_rows_amx(job)
                    : block_cpu::pack_outputs_by_columns_amx(job);
 }

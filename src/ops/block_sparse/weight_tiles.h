@@ -13,13 +13,13 @@
 
 namespace rarefy {
 
-/// Groups of outputs of whole strips: a row (or column) of blocks, or two neighbours of 8 outputs.
+/// Groups of outputs of whole strips: a row (or column) of blocks, or four neighbours of 8 outputs.
 class StripGroups {
  public:
   explicit StripGroups(const BlockGroups& blocks);
 
   [[nodiscard]] const BlockGroups& blocks() const { return blocks_; }
-  /// Groups of blocks in a group: 1 or 2.
+  /// Groups of blocks in a group: 1 or 4.
   [[nodiscard]] int members() const { return members_; }
   [[nodiscard]] std::int64_t groups() const { return std::ssize(offsets_) - 1; }
   [[nodiscard]] const std::int32_t* offsets() const { return offsets_.data(); }

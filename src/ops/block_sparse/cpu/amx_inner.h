@@ -19,15 +19,15 @@ inline constexpr std::int64_t kSumFloats = 256;  ///< Of a tile of sums.
 /// Weights of one or two strips of 16 outputs for a run of tiles, from blocks where they lie.
 ///
 /// A tile has 32 inputs: one part of a block, or two or four narrower ones side by side. Its 16
-/// outputs are of one group of blocks, or 8 each of two members. Tile i of strip s goes to `to` +
-/// (i·strips + s)·1 KiB.
+/// outputs are of one group of blocks, or 8 each of two members; two strips then have four. Tile i
+/// of strip s goes to `to` + (i·strips + s)·1 KiB.
 struct WeightTiles {
   /// [tile][member][part]: the part's first output and input; nullptr: zeros.
   const std::uint16_t* const* parts;
   std::int64_t offset;  ///< Added to every part: elements to the first strip.
   std::int64_t tiles;
   int tile_parts;    ///< 1, 2 or 4
-  int members;       ///< 1, or 2 with one strip
+  int members;       ///< 1, or 4 with two strips
   std::int64_t row;  ///< Elements from one row of a block to the next.
   int strips;        ///< 1 or 2
   std::byte* to;

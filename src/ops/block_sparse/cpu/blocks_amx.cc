@@ -34,16 +34,16 @@ template <int kParts>
   }
 }
 
-/// The parts of a tile; absent ones read zeros again and again.
+/// The parts of a tile, of one member or two; absent ones read zeros again and again.
 template <int kParts, int kMembers>
 struct TileParts {
   const std::uint16_t* at[kMembers][kParts];
   std::int64_t row[kMembers][kParts];
-  TileParts(const WeightTiles& job, std::int64_t tile) {
+  TileParts(const WeightTiles& job, std::int64_t tile, int first_member) {
     alignas(64) static constexpr std::uint16_t kZeros[32] = {};
     for (int m = 0; m < kMembers; ++m) {
       for (int p = 0; p < kParts; ++p) {
-        const std::uint16_t* part = job.parts[(tile * kMembers + m) * kParts + p];
+        const std::uint16_t* part = job.parts[(tile * job.members + first_member + m) * kParts + p];
         at[m][p] = part != nullptr ? part + job.offset : kZeros;
         row[m][p] = part != nullptr ? job.row : 0;
       }
@@ -68,11 +68,12 @@ struct TileParts {
 template <int kParts, int kMembers>
 void pack_by_rows(const WeightTiles& job) {
   for (std::int64_t i = 0; i < job.tiles; ++i) {
-    const TileParts<kParts, kMembers> parts(job, i);
     for (int s = 0; s < job.strips; ++s) {
+      const TileParts<kParts, kMembers> parts(job, i, kMembers == 2 ? 2 * s : 0);
+      const std::int64_t first = kMembers == 2 ? 0 : s * kStripOutputs;
       __m512i lines[16];
 #pragma GCC unroll 16
-      for (int r = 0; r < 16; ++r) lines[r] = parts.inputs(s * kStripOutputs + r);
+      for (int r = 0; r < 16; ++r) lines[r] = parts.inputs(first + r);
       transpose16(lines);
       store_lines(job.to + (i * job.strips + s) * kTileBytes, lines);
     }
@@ -94,26 +95,38 @@ struct RowPairs {
   __m512i low, high;
 };
 
+/// One strip of a tile.
+template <int kParts, int kMembers>
+void pack_strip_by_columns(const TileParts<kParts, kMembers>& parts, const RowPairs& pairs,
+                           std::byte* to) {
+  for (int p = 0; p < kParts; ++p) {
+    for (int i = 0; i < 32 / kParts; i += 2, to += 64) {
+      const __m512i even = _mm512_castsi256_si512(parts.outputs(p, i));
+      const __m512i odd = _mm512_castsi256_si512(parts.outputs(p, i + 1));
+      _mm512_store_si512(to, _mm512_permutex2var_epi16(even, pairs.low, odd));
+    }
+  }
+}
+
 template <int kParts, int kMembers>
 void pack_by_columns(const WeightTiles& job) {
-  constexpr int kPairs = 16 / kParts;
   const RowPairs pairs;
   for (std::int64_t i = 0; i < job.tiles; ++i) {
-    const TileParts<kParts, kMembers> parts(job, i);
     std::byte* to = job.to + i * job.strips * kTileBytes;
+    if (kMembers == 2 || job.strips == 1) {
+      for (int s = 0; s < job.strips; ++s, to += kTileBytes)
+        pack_strip_by_columns(TileParts<kParts, kMembers>(job, i, 2 * s), pairs, to);
+      continue;
+    }
+    const TileParts<kParts, 1> parts(job, i, 0);
     for (int p = 0; p < kParts; ++p) {
-      for (int pair = 0; pair < kPairs; ++pair, to += 64) {
-        if (job.strips == 2) {
-          const std::uint16_t* from = parts.at[0][p] + 2 * pair * parts.row[0][p];
-          const __m512i even = _mm512_loadu_si512(from);
-          const __m512i odd = _mm512_loadu_si512(from + parts.row[0][p]);
-          _mm512_store_si512(to, _mm512_permutex2var_epi16(even, pairs.low, odd));
-          _mm512_store_si512(to + kTileBytes, _mm512_permutex2var_epi16(even, pairs.high, odd));
-        } else {
-          const __m512i even = _mm512_castsi256_si512(parts.outputs(p, 2 * pair));
-          const __m512i odd = _mm512_castsi256_si512(parts.outputs(p, 2 * pair + 1));
-          _mm512_store_si512(to, _mm512_permutex2var_epi16(even, pairs.low, odd));
-        }
+      const std::uint16_t* from = parts.at[0][p];
+      const std::int64_t row = parts.row[0][p];
+      for (int k = 0; k < 32 / kParts; k += 2, from += 2 * row, to += 64) {
+        const __m512i even = _mm512_loadu_si512(from);
+        const __m512i odd = _mm512_loadu_si512(from + row);
+        _mm512_store_si512(to, _mm512_permutex2var_epi16(even, pairs.low, odd));
+        _mm512_store_si512(to + kTileBytes, _mm512_permutex2var_epi16(even, pairs.high, odd));
       }
     }
   }
