@@ -1,5 +1,7 @@
 #include "rarefy/threads.h"
 
+#include <pthread.h>
+
 #include <algorithm>
 #include <atomic>
 #include <cstdlib>
@@ -9,6 +11,7 @@
 #include <thread>
 #include <vector>
 
+#include "base/borrowed_threads.h"
 #include "base/check.h"
 #include "rarefy/cpu.h"
 
@@ -40,6 +43,12 @@ T await_change(const std::atomic<T>& word, T old) {
   word.wait(old, std::memory_order_acquire);
   return word.load(std::memory_order_acquire);
 }
+
+std::atomic<ParallelRunner> borrowed{nullptr};
+
+/// A forked process (a data loader's, say) has no thread but the one that forked.
+std::atomic<bool> forked{false};
+const int at_fork = pthread_atfork(nullptr, nullptr, [] { forked = true; });
 
 int default_thread_count() {
   const char* value = std::getenv("RAREFY_THREADS");
@@ -74,6 +83,20 @@ struct ThreadPool::State {
     inside_job = false;
   }
 
+  /// The workers' calls, on however many threads `runner` has for them.
+  void run_on(ParallelRunner runner) {
+    struct Calls {
+      State* state;
+      int count;
+      std::atomic<int> next{0};
+    } calls{this, static_cast<int>(workers.size()) + 1};
+    const auto task = [](void* context) {
+      auto& c = *static_cast<Calls*>(context);
+      for (int worker = c.next++; worker < c.count; worker = c.next++) c.state->call(worker);
+    };
+    runner(task, &calls, static_cast<unsigned>(calls.count), 0);
+  }
+
   void work(int worker) {
     std::uint32_t seen = 0;
     for (;;) {
@@ -95,6 +118,10 @@ ThreadPool::ThreadPool(int threads) : state_(std::make_unique<State>()) {
 }
 
 ThreadPool::~ThreadPool() {
+  if (forked) {  // There is nobody to wait for.
+    for (std::thread& worker : state_->workers) worker.detach();
+    return;
+  }
   state_->stopping = true;
   state_->epoch.fetch_add(1, std::memory_order_release);
   state_->epoch.notify_all();
@@ -106,7 +133,7 @@ int ThreadPool::size() const {
 }
 
 void ThreadPool::run(const std::function<void(int)>& job) {
-  if (inside_job || size() == 1) {
+  if (inside_job || size() == 1 || forked.load(std::memory_order_relaxed)) {
     for (int worker = 0; worker < size(); ++worker) job(worker);
     return;
   }
@@ -114,6 +141,11 @@ void ThreadPool::run(const std::function<void(int)>& job) {
   const std::scoped_lock one_job(s.caller);
   s.job = &job;
   s.error = nullptr;
+  if (const ParallelRunner runner = borrowed.load(std::memory_order_relaxed)) {
+    s.run_on(runner);
+    if (s.error) std::rethrow_exception(s.error);
+    return;
+  }
   s.running.store(static_cast<std::uint32_t>(s.workers.size()), std::memory_order_relaxed);
   s.epoch.fetch_add(1, std::memory_order_release);
   s.epoch.notify_all();
@@ -121,6 +153,10 @@ void ThreadPool::run(const std::function<void(int)>& job) {
   for (std::uint32_t left = s.running.load(std::memory_order_acquire); left != 0;)
     left = await_change(s.running, left);
   if (s.error) std::rethrow_exception(s.error);
+}
+
+void borrow_threads(ParallelRunner runner) {
+  borrowed.store(runner);
 }
 
 void ThreadPool::parallel_for(std::int64_t count,

@@ -1,13 +1,17 @@
 #include "rarefy/threads.h"
 
 #include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <numeric>
 #include <stdexcept>
 #include <thread>
 #include <vector>
 
+#include "base/borrowed_threads.h"
 #include "rarefy/error.h"
 
 namespace rarefy {
@@ -69,6 +73,46 @@ TEST(ThreadPool, TwoCallersTakeTurns) {
   many();
   other.join();
   EXPECT_EQ(calls.load(), 800);
+}
+
+/// As OpenMP may: with fewer threads than were asked for.
+void run_on_two(void (*task)(void*), void* context, unsigned count, unsigned /*flags*/) {
+  std::vector<std::thread> threads;
+  for (unsigned i = 1; i < std::min(count, 2U); ++i) threads.emplace_back(task, context);
+  task(context);
+  for (std::thread& thread : threads) thread.join();
+}
+
+TEST(ThreadPool, WorkersRunOnBorrowedThreads) {
+  ThreadPool pool(5);
+  borrow_threads(run_on_two);
+  std::vector<std::atomic<int>> calls(5);
+  pool.run([&](int worker) {
+    ++calls[static_cast<std::size_t>(worker)];
+    pool.run([&](int inner) { calls[static_cast<std::size_t>(inner)] += 10; });
+  });
+  for (const auto& count : calls) EXPECT_EQ(count.load(), 51);
+  EXPECT_THROW(pool.run([&](int worker) {
+    if (worker == 3) throw std::runtime_error("no");
+  }),
+               std::runtime_error);
+  borrow_threads(nullptr);
+  pool.run([&](int worker) { ++calls[static_cast<std::size_t>(worker)]; });
+  for (const auto& count : calls) EXPECT_EQ(count.load(), 52);
+}
+
+TEST(ThreadPool, AForkedProcessRunsInline) {
+  ThreadPool pool(3);
+  pool.run([](int) {});
+  const pid_t child = fork();
+  if (child == 0) {
+    int calls = 0;
+    pool.run([&](int) { ++calls; });
+    _exit(calls == 3 ? 0 : 1);
+  }
+  int status = -1;
+  ASSERT_EQ(waitpid(child, &status, 0), child);
+  EXPECT_EQ(status, 0);
 }
 
 TEST(DefaultPool, PoolsThatWereTheDefaultGoOnRunning) {
