@@ -1,6 +1,8 @@
 // What concerns the whole process: threads, and what this CPU can do.
+#include <dlfcn.h>
 #include <nanobind/stl/string.h>
 
+#include "base/borrowed_threads.h"
 #include "bindings.h"
 #include "rarefy/cpu.h"
 #include "rarefy/threads.h"
@@ -8,6 +10,24 @@
 namespace nb = nanobind;
 
 namespace rarefy::python {
+namespace {
+
+/// Jobs go to the OpenMP threads that `library` runs on, which is loaded; false where it has none
+/// of GNU's.
+bool borrow_threads_of(const std::string& library) {
+  void* handle = dlopen(library.c_str(), RTLD_LAZY | RTLD_NOLOAD);
+  if (handle == nullptr) return false;
+  // Looked up in what the library was linked to: the process may have another OpenMP.
+  void* runner = dlsym(handle, "GOMP_parallel");
+  if (runner == nullptr) {
+    dlclose(handle);
+    return false;
+  }
+  borrow_threads(reinterpret_cast<ParallelRunner>(runner));
+  return true;  // And keeps the library.
+}
+
+}  // namespace
 
 void bind_process(nb::module_& module) {
   module.def(
@@ -17,6 +37,10 @@ void bind_process(nb::module_& module) {
   module.def(
       "set_threads", [](int threads) { set_default_threads(threads); }, nb::arg("threads"),
       "Makes operators run on so many threads from now on; 0 is the number at the start.");
+  module.def("_borrow_threads_of", &borrow_threads_of, nb::arg("library"),
+             "Runs jobs on the OpenMP threads of a library that is loaded; whether it has any.");
+  module.def(
+      "_own_threads", [] { borrow_threads(nullptr); }, "Runs jobs on threads of its own again.");
 
   nb::class_<CpuInfo>(module, "CpuInfo", "What a CPU can do; see `cpu_info`.")
       .def_ro("brand", &CpuInfo::brand, "As the CPU calls itself.")

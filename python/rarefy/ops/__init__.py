@@ -3,6 +3,7 @@
 from .block_sparse import BlockPattern, block_pattern, block_pattern_of_mask, bsr_linear, bsr_linear_transposed, bsr_sddmm
 from .linear import ACTIVATIONS, Weight, linear, pack, to_dense
 from .sampled import csr_linear, csr_values, sddmm
+from .threads import share_threads
 
 __all__ = [
     "ACTIVATIONS",
@@ -18,5 +19,8 @@ __all__ = [
     "linear",
     "pack",
     "sddmm",
+    "share_threads",
     "to_dense",
 ]
+
+share_threads()
