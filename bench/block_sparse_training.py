@@ -17,10 +17,9 @@ import statistics
 import subprocess
 import time
 
+import rarefy
 import torch
 from torch import Tensor, nn
-
-import rarefy
 
 DTYPES = {"bf16": torch.bfloat16, "f32": torch.float32}
 #: Largest error allowed, relative to the norm of what is compared: sums in another order, rounded once to the dtype.

@@ -18,10 +18,9 @@ import sys
 import time
 from pathlib import Path
 
+import rarefy
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
-
-import rarefy
 
 
 def random_model(args: argparse.Namespace) -> LlamaForCausalLM:
@@ -64,7 +63,7 @@ def logits_errors(models: dict[str, LlamaForCausalLM]) -> dict[str, float]:
     ids = torch.arange(64)[None]
     logits = {name: model(ids).logits.float() for name, model in models.items()}
     exact = copy.deepcopy(models["dense"]).float()(ids).logits
-    return {name: ((l - exact).norm() / exact.norm()).item() for name, l in logits.items()}
+    return {name: ((given - exact).norm() / exact.norm()).item() for name, given in logits.items()}
 
 
 def main() -> None:
@@ -108,10 +107,20 @@ def main() -> None:
         for name, t in times.items():
             rows.append(
                 {
-                    "what": what, "model": name, "sparsity": args.sparsity if name == "thin" else 0, "tokens": count, "median_ms": round(medians[name], 3),
-                    "min_ms": round(min(t), 3), "max_ms": round(max(t), 3), "over_dense": round(ratio, 3) if name == "thin" else 1,
-                    "logits_error": round(errors[name], 6), "weights": weights, "threads": args.threads,
-                    "torch": torch.__version__, "date": datetime.date.today().isoformat(), "commit": commit(),
+                    "what": what,
+                    "model": name,
+                    "sparsity": args.sparsity if name == "thin" else 0,
+                    "tokens": count,
+                    "median_ms": round(medians[name], 3),
+                    "min_ms": round(min(t), 3),
+                    "max_ms": round(max(t), 3),
+                    "over_dense": round(ratio, 3) if name == "thin" else 1,
+                    "logits_error": round(errors[name], 6),
+                    "weights": weights,
+                    "threads": args.threads,
+                    "torch": torch.__version__,
+                    "date": datetime.date.today().isoformat(),
+                    "commit": commit(),
                 }  # fmt: skip
             )
     print("logits are off those of float32 by " + ", ".join(f"{error:.2e} ({name})" for name, error in errors.items()) + " of their norm")

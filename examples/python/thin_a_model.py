@@ -7,10 +7,9 @@ import tempfile
 import time
 from pathlib import Path
 
+import rarefy
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
-
-import rarefy
 
 here = Path(__file__).resolve().parents[1]
 parser = argparse.ArgumentParser(description=__doc__)

@@ -10,11 +10,10 @@ import csv
 import time
 from pathlib import Path
 
+import rarefy
 import torch
 from torch import nn
 from torch.nn import functional as F
-
-import rarefy
 
 here = Path(__file__).resolve().parents[1]
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -78,9 +77,7 @@ def dense_ffn() -> tuple[nn.Module, nn.Module]:
 
 def sparse_ffn() -> tuple[nn.Module, nn.Module]:
     hidden = round(4 * args.width / args.density)
-    return tuple(
-        rarefy.BlockSparseLinear(k, m, False, args.density, args.block) for k, m in ((args.width, hidden), (hidden, args.width))
-    )
+    return tuple(rarefy.BlockSparseLinear(k, m, False, args.density, args.block) for k, m in ((args.width, hidden), (hidden, args.width)))
 
 
 # %% Training: the same batches for both.

@@ -4,11 +4,10 @@
 import argparse
 from pathlib import Path
 
+import rarefy
 import torch
 from torch import nn
 from torch.nn.utils import prune
-
-import rarefy
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--masks", type=Path, help="a torch.save'd {layer name: bool tensor [out, in]}; names like 0 and 2 here")

@@ -118,9 +118,7 @@ def largest_blocks(dense: torch.Tensor, count: int, block_shape: tuple[int, int]
     return mask.view_as(norms)
 
 
-def balanced_mask(
-    count: int, block_rows: int, block_cols: int, generator: torch.Generator | None = None
-) -> torch.Tensor:
+def balanced_mask(count: int, block_rows: int, block_cols: int, generator: torch.Generator | None = None) -> torch.Tensor:
     """A random mask of `count` blocks whose rows differ by one block at most, and whose columns nearly so.
 
     Equal rows keep the variance of all outputs equal and the cores equally busy; covered columns keep every input in use.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
 from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -46,9 +46,7 @@ def check_entry(layer: BlockSparseLinear, state: Mapping[str, Any], prefix: str)
     return True
 
 
-def load_block_sparse(
-    model: nn.Module, state_dict: Mapping[str, torch.Tensor], density: str = "checkpoint", strict: bool = True
-) -> Any:
+def load_block_sparse(model: nn.Module, state_dict: Mapping[str, torch.Tensor], density: str = "checkpoint", strict: bool = True) -> Any:
     """`model.load_state_dict` that also converts block-sparse weights to what they are loaded into.
 
     A dense `nn.Linear` whose entry is block-sparse is replaced by a `BlockSparseLinear` of the entry's pattern, so a model

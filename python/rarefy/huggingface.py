@@ -10,9 +10,9 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from collections.abc import Iterator
 
 import torch
 from torch import nn
@@ -56,9 +56,7 @@ def _is_thin(config: dict[str, Any]) -> bool:
 
 
 if not isinstance(AUTO_QUANTIZATION_CONFIG_MAPPING["compressed-tensors"], _CompressedTensors):
-    AUTO_QUANTIZATION_CONFIG_MAPPING["compressed-tensors"] = _CompressedTensors(
-        AUTO_QUANTIZATION_CONFIG_MAPPING["compressed-tensors"]
-    )
+    AUTO_QUANTIZATION_CONFIG_MAPPING["compressed-tensors"] = _CompressedTensors(AUTO_QUANTIZATION_CONFIG_MAPPING["compressed-tensors"])
 
 # How layers are packed while a model loads; `pretrained` sets it.
 _packing: contextvars.ContextVar[dict[str, Any]] = contextvars.ContextVar("packing", default={})  # noqa: B039 (never changed)
@@ -214,7 +212,7 @@ def _has_blocks(folder: Path) -> bool:
 
     for file in _files(folder):
         with safe_open(file, "pt") as arrays:
-            if any(key.endswith(".col_indices") for key in arrays.keys()):
+            if any(key.endswith(".col_indices") for key in arrays.keys()):  # noqa: SIM118
                 return True
     return False
 

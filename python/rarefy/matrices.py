@@ -20,6 +20,7 @@ Weight: TypeAlias = "Array | Matrix | Source"
 # Decoding counts most, a prompt a little.
 _TOKENS: Mapping[int, float] = {1: 1.0, 128: 0.05}
 
+
 def _is_torch(array: Any) -> bool:
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(array, torch.Tensor)

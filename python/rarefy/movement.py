@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import Any
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -80,9 +80,7 @@ class MovementPruner:
     Make the optimizer after this: scores are new parameters. The mask depends on scores alone, which DDP keeps equal.
     """
 
-    def __init__(
-        self, model: nn.Module, pattern: str, schedule: Callable[[int], float], block_shape: int | tuple[int, int] = (32, 32)
-    ):
+    def __init__(self, model: nn.Module, pattern: str, schedule: Callable[[int], float], block_shape: int | tuple[int, int] = (32, 32)):
         self.model, self.schedule, self.steps = model, schedule, 0
         linears = {name: layer for name, layer in model.named_modules() if isinstance(layer, nn.Linear)}
         self.layers = {name: layer for name, layer in linears.items() if re.match(pattern, name)}

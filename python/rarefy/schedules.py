@@ -37,7 +37,7 @@ class CubicSchedule:
 class CosineSchedule:
     """Share of the blocks that is replaced in an update (Evci, Gale, Menick, Castro, Elsen, "Rigging the Lottery", 2020):
 
-        f(t) = α/2·(1 + cos(π·t/T_end))   for t < T_end, 0 after.
+    f(t) = α/2·(1 + cos(π·t/T_end))   for t < T_end, 0 after.
     """
 
     fraction: float = 0.3

@@ -42,9 +42,7 @@ class SparseLinear(nn.Module):
 
     bias: nn.Parameter | None
 
-    def __init__(
-        self, weight: torch.Tensor, bias: torch.Tensor | None = None, format: str = "auto", tokens: int | tuple[int, ...] = 1
-    ):
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None = None, format: str = "auto", tokens: int | tuple[int, ...] = 1):
         super().__init__()
         check_float_tensor("weight", weight, 2)
         if weight.requires_grad:

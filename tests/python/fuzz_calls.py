@@ -6,7 +6,6 @@ import sys
 import warnings
 
 import numpy as np
-
 import rarefy
 from rarefy import _core
 
@@ -115,7 +114,9 @@ class Draw:
     def matrix(self):
         shape = (self.choice(self.sides), self.choice(self.sides))
         try:
-            return _core.pack(self.array(shape), self.choice(["csr", "csr16", "bitmap", "dense", "sell8", "delta4", "bsr4x4", "csb", "2:4"]))
+            return _core.pack(
+                self.array(shape), self.choice(["csr", "csr16", "bitmap", "dense", "sell8", "delta4", "bsr4x4", "csb", "2:4"])
+            )
         except Exception:
             return _core.pack(np.eye(8, dtype=np.float32), "csr")
 
@@ -174,8 +175,27 @@ class Draw:
 
     def for_pack(self):
         shape = [self.choice(self.sides), self.choice(self.sides)]
-        formats = ("csr", "csr16", "bitmap", "window", "csb", "delta4", "delta8", "sell8", "sell16", "2:4", "bsr4x4", "dense16x16", "bsr0x0", "9999999999:4")
-        return [self.choice([self.array(shape), self.matrix()]), self.text(*formats), self.optional(lambda: self.text("f32", "bf16", "f16"))]
+        formats = (
+            "csr",
+            "csr16",
+            "bitmap",
+            "window",
+            "csb",
+            "delta4",
+            "delta8",
+            "sell8",
+            "sell16",
+            "2:4",
+            "bsr4x4",
+            "dense16x16",
+            "bsr0x0",
+            "9999999999:4",
+        )
+        return [
+            self.choice([self.array(shape), self.matrix()]),
+            self.text(*formats),
+            self.optional(lambda: self.text("f32", "bf16", "f16")),
+        ]
 
     def for_spmm(self):
         a = self.matrix()

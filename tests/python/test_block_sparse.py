@@ -4,7 +4,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="missing: torch (RAREFY_TEST_TORCH=1 make test installs it)")
 
-from rarefy import ops  # noqa: E402
+from rarefy import ops
 
 SHAPES = [((4, 6), (8, 16)), ((3, 5), (32, 32)), ((2, 7), (16, 8)), ((5, 2), (64, 64)), ((6, 9), (3, 5))]
 

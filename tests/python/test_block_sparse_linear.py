@@ -8,10 +8,9 @@ import pickle
 import pytest
 
 torch = pytest.importorskip("torch", reason="missing: torch (RAREFY_TEST_TORCH=1 make test installs it)")
-from torch import nn  # noqa: E402
-
-import rarefy  # noqa: E402
-from rarefy import BlockSparseLinear  # noqa: E402
+import rarefy
+from rarefy import BlockSparseLinear
+from torch import nn
 
 # f32 sums of at most 256 products of values around 1 in another order than torch's.
 CLOSE = dict(rtol=1e-5, atol=1e-5)
@@ -183,9 +182,7 @@ def test_moves():
 
 
 def test_repr():
-    assert "in_features=64, out_features=32, bias=False, blocks=8x16, density=0.5" in repr(
-        BlockSparseLinear(64, 32, False, 0.5, (8, 16))
-    )
+    assert "in_features=64, out_features=32, bias=False, blocks=8x16, density=0.5" in repr(BlockSparseLinear(64, 32, False, 0.5, (8, 16)))
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 import rarefy
 
 TINY_LM = Path(__file__).parents[2] / "examples" / "models" / "tiny-lm"

@@ -6,10 +6,9 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="missing: torch (RAREFY_TEST_TORCH=1 make test installs it)")
 
-import torch.distributed as dist  # noqa: E402
-import torch.multiprocessing as mp  # noqa: E402
-
-from rarefy import ops  # noqa: E402
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from rarefy import ops
 
 RANKS = 2
 

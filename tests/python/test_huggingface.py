@@ -9,8 +9,8 @@ import pytest
 torch = pytest.importorskip("torch", reason="missing: torch (RAREFY_TEST_TORCH=1 make test installs it)")
 transformers = pytest.importorskip("transformers", minversion="5.0", reason="missing: transformers 5")
 
-import rarefy  # noqa: E402
-from rarefy import BlockSparseLinear, BlockSparseModelPatcher, SparseLinear  # noqa: E402
+import rarefy
+from rarefy import BlockSparseLinear, BlockSparseModelPatcher, SparseLinear
 
 TINY = Path(__file__).parents[2] / "examples" / "models" / "tiny-lm"
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
@@ -110,9 +110,8 @@ def test_checkpoints_of_prune(tmp_path):
 
 
 def test_only_ours_is_taken_from_compressed_tensors():
-    from transformers.quantizers.auto import AutoQuantizationConfig
-
     import rarefy.huggingface as hf
+    from transformers.quantizers.auto import AutoQuantizationConfig
 
     ours = {"quant_method": "compressed-tensors", "sparsity_config": {"format": "sparse-bitmask"}}
     assert isinstance(AutoQuantizationConfig.from_dict(ours), hf.RarefyConfig)

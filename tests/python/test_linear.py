@@ -4,8 +4,8 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="missing: torch (RAREFY_TEST_TORCH=1 make test installs it)")
 
-import rarefy  # noqa: E402
-from rarefy import ops  # noqa: E402
+import rarefy
+from rarefy import ops
 
 
 def sparse(m, k, density=0.3):

@@ -3,10 +3,9 @@
 import pytest
 
 torch = pytest.importorskip("torch", reason="missing: torch (RAREFY_TEST_TORCH=1 make test installs it)")
-from torch import nn  # noqa: E402
-
-from rarefy import BlockSparseLinear, CubicSchedule, MovementPruner, apply_sr_ste, remove_sr_ste  # noqa: E402
-from rarefy.masks import Structure, n_of_m_mask  # noqa: E402
+from rarefy import BlockSparseLinear, CubicSchedule, MovementPruner, apply_sr_ste, remove_sr_ste
+from rarefy.masks import Structure, n_of_m_mask
+from torch import nn
 
 
 def test_cubic_schedule():

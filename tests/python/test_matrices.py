@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-
 import rarefy
 
 FORMATS = ["dense", "dense16x16", "csr", "csr16", "bitmap", "window", "csb", "delta4", "delta8", "sell8", "sell16", "bsr16x32"]

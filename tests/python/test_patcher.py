@@ -5,9 +5,8 @@ import copy
 import pytest
 
 torch = pytest.importorskip("torch", reason="missing: torch (RAREFY_TEST_TORCH=1 make test installs it)")
-from torch import nn  # noqa: E402
-
-from rarefy import BlockSparseLinear, BlockSparseModelPatcher, load_block_sparse  # noqa: E402
+from rarefy import BlockSparseLinear, BlockSparseModelPatcher, load_block_sparse
+from torch import nn
 
 
 class Block(nn.Module):

@@ -7,9 +7,8 @@ import pickle
 import pytest
 
 torch = pytest.importorskip("torch", reason="missing: torch (RAREFY_TEST_TORCH=1 make test installs it)")
-from torch import nn  # noqa: E402
-
-from rarefy import SparseLinear, UnsupportedError, bitmask  # noqa: E402
+from rarefy import SparseLinear, UnsupportedError, bitmask
+from torch import nn
 
 CLOSE = dict(rtol=1e-5, atol=1e-5)  # f32 sums of 96 products in another order
 

@@ -5,9 +5,8 @@ import math
 import pytest
 
 torch = pytest.importorskip("torch", reason="missing: torch (RAREFY_TEST_TORCH=1 make test installs it)")
-from torch import nn  # noqa: E402
-
-from rarefy import BlockSparseLinear, CosineSchedule, SparseOptimizer, move_blocks  # noqa: E402
+from rarefy import BlockSparseLinear, CosineSchedule, SparseOptimizer, move_blocks
+from torch import nn
 
 
 def layer(density=0.5, features=128, block=32):

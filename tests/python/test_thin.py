@@ -3,10 +3,9 @@
 import pytest
 
 torch = pytest.importorskip("torch", reason="missing: torch (RAREFY_TEST_TORCH=1 make test installs it)")
-from torch import nn  # noqa: E402
-
-import rarefy  # noqa: E402
-from rarefy import Recipe, SparseLinear  # noqa: E402
+import rarefy
+from rarefy import Recipe, SparseLinear
+from torch import nn
 
 
 @pytest.fixture(autouse=True)

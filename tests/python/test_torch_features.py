@@ -8,10 +8,9 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="missing: torch (RAREFY_TEST_TORCH=1 make test installs it)")
 
-import torch._dynamo.testing  # noqa: E402
-import torch.utils.checkpoint  # noqa: E402
-
-from rarefy import ops  # noqa: E402
+import torch._dynamo.testing  # noqa: F811
+import torch.utils.checkpoint
+from rarefy import ops
 
 
 class Frozen(torch.nn.Module):
@@ -80,9 +79,7 @@ def test_compiled_layers_share_a_graph_and_have_gradients(make):
 @pytest.mark.parametrize("strict", [False, True])
 def test_export_with_a_dynamic_batch(make, strict):
     layer = make()
-    program = torch.export.export(
-        layer, (torch.randn(3, 48),), dynamic_shapes=({0: torch.export.Dim("batch")},), strict=strict
-    )
+    program = torch.export.export(layer, (torch.randn(3, 48),), dynamic_shapes=({0: torch.export.Dim("batch")},), strict=strict)
     x = torch.randn(7, 48)
     torch.testing.assert_close(program.module()(x), layer(x))
 

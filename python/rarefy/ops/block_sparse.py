@@ -51,14 +51,11 @@ def block_pattern_of_mask(mask: Tensor, block_shape: tuple[int, int]) -> BlockPa
 
 
 _PATTERN = (
-    "Tensor row_offsets, Tensor col_indices, Tensor col_offsets, Tensor row_indices, Tensor order, "
-    "SymInt out_features, SymInt in_features"
+    "Tensor row_offsets, Tensor col_indices, Tensor col_offsets, Tensor row_indices, Tensor order, SymInt out_features, SymInt in_features"
 )
 define(f"bsr_linear(Tensor x, Tensor values, {_PATTERN}, Tensor? bias) -> Tensor")
 define(f"bsr_linear_transposed(Tensor x, Tensor values, {_PATTERN}) -> Tensor")
-define(
-    f"bsr_sddmm(Tensor p, Tensor q, {_PATTERN}, SymInt block_rows, SymInt block_cols, ScalarType? dtype=None) -> Tensor"
-)
+define(f"bsr_sddmm(Tensor p, Tensor q, {_PATTERN}, SymInt block_rows, SymInt block_cols, ScalarType? dtype=None) -> Tensor")
 
 
 # ------------------------------------------------------------------------------------------- the CPU
@@ -221,9 +218,7 @@ def bsr_linear_transposed(x: Tensor, values: Tensor, pattern: BlockPattern) -> T
     return torch.ops.rarefy.bsr_linear_transposed.default(x, values, *pattern)
 
 
-def bsr_sddmm(
-    p: Tensor, q: Tensor, pattern: BlockPattern, block_shape: tuple[int, int], dtype: torch.dtype | None = None
-) -> Tensor:
+def bsr_sddmm(p: Tensor, q: Tensor, pattern: BlockPattern, block_shape: tuple[int, int], dtype: torch.dtype | None = None) -> Tensor:
     """The stored blocks of pᵀ·q, summed over all leading dimensions of p […, M] and q […, K]: [blocks, R, C], in `dtype` or p's."""
     if is_plain(p, q) and not needs_grad(p, q):
         return _sddmm_cpu(p, q, *pattern, *block_shape, dtype)

@@ -151,9 +151,7 @@ def _transposed_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     return torch.ops.rarefy.linear(grad, weight, None, "none", ctx.out_features), None, None
 
 
-torch.library.register_autograd(
-    "rarefy::linear_transposed", _transposed_backward, setup_context=_transposed_setup, lib=library
-)
+torch.library.register_autograd("rarefy::linear_transposed", _transposed_backward, setup_context=_transposed_setup, lib=library)
 register_autocast("linear", (0, 2))
 
 
