@@ -20,7 +20,7 @@ struct DeviceCandidate {
   std::size_t bytes = 0;   ///< Of the packed weight; 0: not packed.
   bool chosen = false;
   bool refused = false;  ///< It cannot run this.
-  std::string reason;  ///< Why it was not chosen.
+  std::string reason;    ///< Why it was not chosen.
 };
 
 struct DevicePlan {
