@@ -43,7 +43,7 @@ def _offsets(counts: torch.Tensor) -> torch.Tensor:
 
 def index_from_mask(mask: torch.Tensor) -> BlockIndex:
     """Index arrays of the blocks that are True in `mask`, a bool tensor of block rows × block columns."""
-    if mask.dtype != torch.bool or mask.dim() != 2:
+    if not isinstance(mask, torch.Tensor) or mask.dtype != torch.bool or mask.dim() != 2:
         fail("mask", "a bool tensor of block rows × block columns", describe(mask))
     rows, cols = mask.nonzero(as_tuple=True)
     return _index(rows, cols, *mask.shape)

@@ -148,14 +148,14 @@ class BlockSparseLinear(nn.Module):
         check_float_tensor("dense", dense, 2)
         dense = dense.detach()
         shape = pattern.check_block_shape(block_shape, *dense.shape)
-        if bias is not None and bias.shape != dense.shape[:1]:
+        if bias is not None and (not isinstance(bias, torch.Tensor) or bias.shape != dense.shape[:1]):
             fail("bias", f"[{dense.shape[0]}]", describe(bias))
         if (density is None) == (mask is None):
             fail("density", "either density or mask", f"density={density}, mask={'given' if mask is not None else None}")
         if mask is None:
             grid = (dense.shape[0] // shape[0], dense.shape[1] // shape[1])
             mask = pattern.largest_blocks(dense, pattern.block_count(check_density(density), *grid), shape)
-        elif mask.shape == dense.shape:
+        elif isinstance(mask, torch.Tensor) and mask.dtype == torch.bool and mask.shape == dense.shape:
             mask = mask.to(dense.device)
             dense = torch.where(mask, dense, 0)
             mask = pattern.blocks_of(mask, *shape).any(dim=3).any(dim=2)

@@ -102,6 +102,8 @@ def plan_all(
 
 
 def _wishes(tokens: Any, activations: str, output: str | None, precision: str, formats: Any, kernels: Any, *rest: Any) -> Any:
+    if not isinstance(tokens, Mapping):
+        raise ArgumentError(f"tokens: expected a mapping from numbers of rows to their shares, got {tokens!r}")
     return _core._Wishes(dict(tokens), activations, output or activations, precision, list(formats), list(kernels), *rest)
 
 
@@ -110,8 +112,8 @@ def pack(weight: Weight, format: str | Plan | None = None, *, dtype: str | None 
 
     weight: float32, float16 or bfloat16, rows of K values.
     format: "dense", "dense16x32", "csr", "csr16", "bitmap", "window", "csb", "delta4", "delta8",
-        "sell8", "sell16", "N:M" such as "2:4", or "bsrRxC" such as "bsr16x32"; or a plan, whose kernels will run it. None is
-        `plan(weight)`.
+        "sell8", "sell16", "N:M" such as "2:4", "bsrRxC" such as "bsr16x32", or "hybridRxC-B" such as "hybrid32x32-0"
+        (docs/hybrid.md); or a plan, whose kernels will run it. None is `plan(weight)`.
     dtype: "f32", "f16" or "bf16" to round the values to; the weight's own otherwise.
 
     Zeros of either sign are not stored. Raises ArgumentError for an unknown format or dtype,

@@ -90,6 +90,7 @@ class MovementPruner:
             fail("schedule", "a function from step to sparsity", describe(schedule), TypeError)
         self.block_shape = (1, 1) if block_shape in (1, (1, 1)) else block_shape
         shapes = {name: self._shape_for(name, layer) for name, layer in self.layers.items()}
+        self._scheduled()
         for name, layer in self.layers.items():
             parametrize.register_parametrization(layer, "weight", Movement(layer.weight, shapes[name]))
         self._prune()
@@ -125,10 +126,14 @@ class MovementPruner:
         self.steps += 1
         return self._prune()
 
-    def _prune(self) -> float:
+    def _scheduled(self) -> float:
         sparsity = self.schedule(self.steps)
         if not 0 <= sparsity < 1:
             fail("schedule", "a sparsity of at least 0 and below 1", describe(sparsity))
+        return sparsity
+
+    def _prune(self) -> float:
+        sparsity = self._scheduled()
         for movement in self._movements():
             movement.keep_share = 1 - sparsity
         return sparsity

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
@@ -54,6 +55,8 @@ class BlockSparseModelPatcher:
             re.compile(pattern)
         except (re.error, TypeError) as error:
             raise ValueError(f"pattern: expected a regular expression, got {pattern!r}: {error}") from None
+        if not isinstance(patch_info, Mapping):
+            fail("patch_info", f"a dict of {list(self.OPTIONS)}", describe(patch_info), TypeError)
         unknown = set(patch_info) - set(self.OPTIONS)
         if unknown:
             fail("patch_info", f"keys among {list(self.OPTIONS)}", sorted(unknown))

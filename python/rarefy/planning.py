@@ -9,8 +9,9 @@ import torch
 
 from . import matrices, ops
 from .checks import describe, fail
+from .ops.linear import TORCH_DTYPES
 
-_NAMES = {torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16"}
+_NAMES = {dtype: name for name, dtype in TORCH_DTYPES.items()}
 
 
 class PlannedWeight(NamedTuple):

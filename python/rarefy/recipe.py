@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from .checks import check_fraction, describe, fail
+from .errors import CorruptError
 from .masks import Structure
 from .patcher import near_misses
 
@@ -31,8 +32,7 @@ class Recipe:
         ("model.layers.3"), or "re:" and an expression that matches from the start of one of these names. Ignored by default:
         the output embedding.
     masks: {layer name: bool tensor [out, in], True where a weight stays}, made elsewhere; targets are these layers then.
-    calibration: what the model is run on for wanda: token ids [samples, context], or an iterable of such, or of dicts of
-        arguments.
+    calibration: what the model is run on for wanda: token ids [samples, context], a dict of arguments, or an iterable of such.
     format: "auto" searches the fastest on this machine; or one of `rarefy.pack`.
     tokens: how many rows the layers' inputs have, for the search: (1,) for generation, (1, 128) for prompts too.
     """
@@ -63,6 +63,8 @@ class Recipe:
             check_fraction("recipe.sparsity", self.sparsity)
         if self.method == "wanda" and self.calibration is None:
             fail("recipe.calibration", "token ids to run the model on (wanda weighs inputs)", "none")
+        if isinstance(self.calibration, (str, Path)):
+            fail("recipe.calibration", "token ids (text: rarefy.prune)", type(self.calibration).__name__, TypeError)
         if self.scope not in (None, "tensor", "row"):
             fail("recipe.scope", '"tensor" or "row"', describe(self.scope))
         self.scope = self.scope or ("row" if self.method == "wanda" else "tensor")
@@ -150,19 +152,27 @@ def _from_yaml(path: Path) -> list[Recipe]:
     found: list[Recipe] = []
 
     def walk(node: Any) -> None:
-        for key, value in (node or {}).items():
+        if not isinstance(node, Mapping):
+            fail(str(path), "stages with modifiers", describe(node))
+        for key, value in node.items():
             if key in _MODIFIERS:
-                unknown = sorted(set(value or {}) - set(_SETTINGS))
+                value = {} if value is None else value
+                if not isinstance(value, Mapping):
+                    fail(f"{path}: {key}", f"settings among {sorted(_SETTINGS)}", describe(value))
+                unknown = sorted(set(value) - set(_SETTINGS))
                 if unknown:
                     fail(f"{path}: {key}", f"settings among {sorted(_SETTINGS)}", unknown)
-                settings = {_SETTINGS[name]: setting for name, setting in (value or {}).items()}
-                found.append(Recipe(method=_MODIFIERS[key], **settings))
-            elif key.endswith("Modifier"):
+                found.append(Recipe(method=_MODIFIERS[key], **{_SETTINGS[name]: setting for name, setting in value.items()}))
+            elif str(key).endswith("Modifier"):
                 fail(str(path), f"modifiers among {sorted(_MODIFIERS)} (others: rarefy.prune)", key)
             elif isinstance(value, Mapping):
                 walk(value)
 
-    walk(yaml.safe_load(path.read_text()))
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise CorruptError(f"{path}: expected YAML, got {' '.join(str(error).split())}") from None
+    walk(tree)
     if not found:
         fail(str(path), f"at least one of {sorted(_MODIFIERS)}", "none")
     return found

@@ -10,9 +10,9 @@ from torch import nn
 
 from . import bitmask, ops
 from .checks import check_features, check_float_tensor, describe, fail
+from .errors import UnsupportedError
+from .ops.linear import TORCH_DTYPES
 from .planning import PlannedWeight, plan_weight
-
-_DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 
 
 class SparseLinear(nn.Module):
@@ -98,7 +98,7 @@ class SparseLinear(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         """Of the weight's values."""
-        return _DTYPES[self.packed.matrix.dtype]
+        return TORCH_DTYPES[self.packed.matrix.dtype]
 
     @property
     def weight(self) -> torch.Tensor:
@@ -152,10 +152,11 @@ class SparseLinear(nn.Module):
         before = torch.empty(0, dtype=self.dtype)
         probe = fn(before)
         if probe.device.type != "cpu":
-            fail("device", "cpu (packed weights on GPUs are to come)", str(probe.device), NotImplementedError)
+            fail("device", "cpu (packed weights on GPUs are to come)", str(probe.device), UnsupportedError)
+        check_float_tensor("dtype", probe)
         super()._apply(fn, recurse)
         if probe.dtype != before.dtype:
-            self._set_weight(self.to_dense().to(check_float_tensor("dtype", probe).dtype))
+            self._set_weight(self.to_dense().to(probe.dtype))
         return self
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:

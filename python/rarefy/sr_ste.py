@@ -59,8 +59,9 @@ class SrSte(nn.Module):
 def apply_sr_ste(model: nn.Module, pattern: str, n: int = 2, m: int = 4, decay: float = 2e-4) -> dict[str, nn.Linear]:
     """Trains every Linear whose full name `pattern` matches (from its start) with n of m. Returns them by name.
 
-    Raises ValueError for a pattern that matches none, and for layers whose inputs are not a multiple of m.
+    Raises ValueError, before anything is changed, for a pattern that matches none and for layers whose inputs are not a multiple of m.
     """
+    SrSte(n, m, decay)  # Refuses bad ones before a layer is touched.
     linears = {name: layer for name, layer in model.named_modules() if isinstance(layer, nn.Linear)}
     chosen = {name: layer for name, layer in linears.items() if re.match(pattern, name)}
     if not chosen:

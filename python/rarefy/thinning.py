@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,11 +80,12 @@ def thin(model: nn.Module, recipe: Any) -> ThinReport:
             conventions; or a list of these, of which the first that names a layer decides.
 
     Works layer by layer: beside the model, one dense layer is in memory. With wanda, inputs are those of the model as it was
-    before (`rarefy.prune` lets each layer see what pruned layers before it give). A layer under two names
+    before any recipe (`rarefy.prune` lets each layer see what pruned layers before it give). A layer under two names
     stays one. A transformers model saves as compressed-tensors' sparse-bitmask afterwards, which `rarefy.pretrained`, the
     command and older vLLM read.
 
-    Returns a report; print it. Raises ValueError or TypeError, before anything is changed, for recipes that do not fit.
+    Returns a report; print it. Raises ValueError or TypeError, before anything is changed, for recipes that do not fit. What
+    only a weight's values show, one that is not finite or a format that cannot hold them, stops at that layer.
     """
     if not isinstance(model, nn.Module):
         fail("model", "a torch.nn.Module", describe(model), TypeError)
@@ -98,9 +99,12 @@ def thin(model: nn.Module, recipe: Any) -> ThinReport:
     if "" in seen:
         fail("model", "a module that contains the layers", "a Linear itself, which cannot be replaced in place")
 
+    norms: dict[str, torch.Tensor] = {}
+    for entry, layers in plans:
+        if entry.method == "wanda":
+            norms |= input_norms(model, layers, entry.calibration)
     reports = []
     for entry, layers in plans:
-        norms = input_norms(model, layers, entry.calibration) if entry.method == "wanda" else {}
         for name, layer in layers.items():
             sparse = _thin_layer(entry, name, layer, norms.pop(name, None))
             _replace(model, layer, sparse)
@@ -170,7 +174,7 @@ def input_norms(model: nn.Module, layers: dict[str, nn.Linear], calibration: Any
     try:
         model.eval()
         for batch in _batches(calibration):
-            model(**batch) if isinstance(batch, dict) else model(batch)
+            model(**batch) if isinstance(batch, Mapping) else model(batch)
     finally:
         model.train(training)
         for hook in hooks:
@@ -184,7 +188,7 @@ def input_norms(model: nn.Module, layers: dict[str, nn.Linear], calibration: Any
 def _batches(calibration: Any) -> Iterable[Any]:
     if isinstance(calibration, torch.Tensor):
         return calibration.split(1) if calibration.dim() == 2 and not calibration.is_floating_point() else [calibration]
-    return calibration
+    return [calibration] if isinstance(calibration, Mapping) else calibration
 
 
 def _mark_config(model: nn.Module) -> None:

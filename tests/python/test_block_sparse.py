@@ -98,6 +98,6 @@ def test_autocast_computes_in_its_dtype_and_keeps_gradients_in_the_parameters():
     ],
 )
 def test_bad_patterns_are_errors(change, message):
-    pattern = ops.block_pattern_of_mask(torch.eye(2), (8, 8))._replace(**change)
+    pattern = ops.block_pattern_of_mask(torch.eye(2, dtype=torch.bool), (8, 8))._replace(**change)
     with pytest.raises(ValueError, match=message):
         ops.bsr_linear(torch.randn(3, 16), torch.randn(2, 8, 8), pattern)

@@ -218,6 +218,20 @@ def test_bad_inputs():
         layer(torch.randn(2, 64, device="meta"))
 
 
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (dict(density=0.5, bias=[0.0] * 64), r"bias: expected \[64\], got \[0.0"),
+        (dict(density=0.5, bias=torch.zeros(63)), r"bias: expected \[64\], got float32 \[63\] on cpu"),
+        (dict(mask=torch.ones(64, 64)), r"mask: expected bool \[2, 2\] .*, got float32 \[64, 64\]"),
+        (dict(mask=[[True]]), r"mask: expected bool \[2, 2\] .*, got \[\[True\]\] \(list\)"),
+    ],
+)
+def test_from_dense_refuses_other_kinds(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        BlockSparseLinear.from_dense(torch.ones(64, 64), **arguments)
+
+
 def test_from_dense_refuses_what_is_not_finite():
     weight = torch.ones(64, 64)
     weight[40, 3] = float("nan")

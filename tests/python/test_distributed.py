@@ -16,7 +16,7 @@ RANKS = 2
 class Mlp(torch.nn.Module):
     def __init__(self):
         super().__init__()
-        self.pattern = ops.block_pattern_of_mask(torch.eye(4), (8, 8))
+        self.pattern = ops.block_pattern_of_mask(torch.eye(4, dtype=torch.bool), (8, 8))
         self.values = torch.nn.Parameter(torch.randn(4, 8, 8))
         self.frozen = ops.pack(torch.randn(16, 32) * (torch.rand(16, 32) < 0.3), "bitmap")
         self.bias = torch.nn.Parameter(torch.randn(16))

@@ -89,8 +89,12 @@ class TestSrSte:
             apply_sr_ste(nn.Sequential(nn.Linear(4, 4)), "x")
         with pytest.raises(ValueError, match="0: expected in_features that are a multiple of m=4, got 6"):
             apply_sr_ste(nn.Sequential(nn.Linear(6, 4)), "0")
+        model = nn.Sequential(nn.Linear(8, 4))
         with pytest.raises(ValueError, match="n: expected at least 1 and below m=4, got 4"):
-            apply_sr_ste(nn.Sequential(nn.Linear(8, 4)), "0", 4, 4)
+            apply_sr_ste(model, "0", 4, 4)
+        with pytest.raises(ValueError, match="decay: expected at least 0, got -1"):
+            apply_sr_ste(model, "0", decay=-1)
+        assert type(model[0]) is nn.Linear  # nothing was changed
 
 
 class TestMovement:
@@ -143,5 +147,7 @@ class TestMovement:
     def test_errors(self):
         with pytest.raises(ValueError, match="0: block_shape: expected a divisor of out_features=10, got 32"):
             MovementPruner(nn.Sequential(nn.Linear(64, 10)), "0", lambda step: 0.5)
+        model = nn.Sequential(nn.Linear(64, 64))
         with pytest.raises(ValueError, match="schedule: expected a sparsity of at least 0 and below 1, got 1"):
-            MovementPruner(nn.Sequential(nn.Linear(64, 64)), "0", lambda step: 1)
+            MovementPruner(model, "0", lambda step: 1)
+        assert type(model[0]) is nn.Linear  # nothing was changed

@@ -138,6 +138,7 @@ ERRORS = {
     "out: expected a writable array": lambda m, x: rarefy.spmm(m, x, out=np.broadcast_to(np.float32(0), (3, 48))),
     "threads": lambda m, x: rarefy.set_threads(-1),
     "tokens: expected": lambda m, x: rarefy.plan(x, tokens={0: 1.0}),
+    "tokens: expected a mapping .*, got .1, 128.": lambda m, x: rarefy.plan(x, tokens=[1, 128]),
 }
 
 

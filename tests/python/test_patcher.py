@@ -141,6 +141,11 @@ def test_bad_patch_info(info, message):
         BlockSparseModelPatcher().add_pattern("x", info)
 
 
+def test_patch_info_is_a_dict():
+    with pytest.raises(TypeError, match=r"patch_info: expected a dict of .*, got 0.5 \(float\)"):
+        BlockSparseModelPatcher().add_pattern("x", 0.5)
+
+
 def test_bad_expression():
     with pytest.raises(ValueError, match=r"pattern: expected a regular expression, got '\('"):
         BlockSparseModelPatcher().add_pattern("(", {"density": 0.5})

@@ -99,6 +99,28 @@ def test_wanda_weighs_by_the_inputs():
     assert not any(layer._forward_pre_hooks for layer in model.modules())
 
 
+def test_wanda_sees_the_model_as_it_was_before_any_recipe():
+    data, both = torch.randn(1, 64), [["layers.0"], ["layers.1"]]
+    one, two = Model(), Model()
+    rarefy.thin(one, {"method": "wanda", "sparsity": 0.9, "targets": sum(both, []), "calibration": [data], "format": "csr"})
+    recipes = [{"method": "wanda", "sparsity": 0.9, "targets": t, "calibration": [data], "format": "csr"} for t in both]
+    rarefy.thin(two, recipes)
+    for name in ("layers.0.o_proj", "layers.1.q_proj", "layers.1.o_proj"):
+        assert one.get_submodule(name).to_dense().equal(two.get_submodule(name).to_dense())
+
+
+def test_calibration_is_tensors_or_arguments():
+    data = torch.randn(4, 64)
+    weights = []
+    for calibration in (data, [data[:2], data[2:]], {"x": data}, [{"x": data}]):
+        model = Model()
+        rarefy.thin(model, {"method": "wanda", "sparsity": 0.5, "calibration": calibration, "format": "csr"})
+        weights.append(model.layers[1]["o_proj"].to_dense())
+    assert all(weight.equal(weights[0]) for weight in weights)
+    with pytest.raises(TypeError, match=r"recipe.calibration: expected token ids \(text: rarefy.prune\), got str"):
+        rarefy.thin(Model(), {"method": "wanda", "sparsity": 0.5, "calibration": "Once upon a time"})
+
+
 def test_masks_made_elsewhere():
     model = Model()
     mask = torch.rand(32, 64) < 0.4
@@ -142,6 +164,15 @@ def test_recipe_files(tmp_path):
     path.write_text("stage:\n  MagnitudeModifier: {sparsity: 0.5, profile: owl}\n")
     with pytest.raises(ValueError, match=r"MagnitudeModifier: expected settings among .* got \['profile'\]"):
         Recipe.read(path)
+    for text, message in (
+        ("- MagnitudeModifier\n", "expected stages with modifiers"),
+        ("stage: {MagnitudeModifier: 0.5}\n", "MagnitudeModifier: expected settings"),
+        ("stage: [\n", "expected YAML"),
+        ("", "expected stages with modifiers, got None"),
+    ):
+        path.write_text(text)
+        with pytest.raises(ValueError, match=message):
+            Recipe.read(path)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="missing: torch (RAREFY_TEST_TORCH=1 make test installs it)")
 
+import rarefy
 import torch._dynamo.testing  # noqa: F811
 import torch.utils.checkpoint
 from rarefy import ops
@@ -30,7 +31,7 @@ class Blocks(torch.nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.pattern = ops.block_pattern_of_mask(torch.eye(4, 6) + torch.eye(4, 6).roll(1, 1), (8, 8))
+        self.pattern = ops.block_pattern_of_mask((torch.eye(4, 6) + torch.eye(4, 6).roll(1, 1)).bool(), (8, 8))
         self.values = torch.nn.Parameter(torch.randn(self.pattern.col_indices.numel(), 8, 8))
 
     def forward(self, x):
@@ -148,6 +149,28 @@ def test_any_strides(make, x):
     layer = make()
     with torch.no_grad():
         torch.testing.assert_close(layer(x), layer(x.clone(memory_format=torch.contiguous_format)))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # torch's own, on its first forward-mode call
+@pytest.mark.parametrize("make", MODULES)
+def test_forward_mode_is_refused_where_torch_would_take_zero(make):
+    layer, x = make(), torch.randn(3, 48)
+    with pytest.raises(rarefy.UnsupportedError, match="forward-mode differentiation: expected tensors without tangents"):
+        torch.func.jvp(layer, (x,), (torch.ones_like(x),))
+    with torch.autograd.forward_ad.dual_level():
+        torch.testing.assert_close(layer(x), layer(x))  # without a tangent nothing is lost
+        with pytest.raises(rarefy.UnsupportedError):
+            layer(torch.autograd.forward_ad.make_dual(x, torch.ones_like(x)))
+
+
+def test_weights_that_are_not_packed_and_masks_of_other_kinds():
+    x = torch.randn(3, 48)
+    for call in (lambda w: ops.linear(x, w), lambda w: ops.csr_linear(x, x, w), lambda w: ops.sddmm(x, x, w), ops.csr_values):
+        with pytest.raises(TypeError, match=r"expected a weight packed by rarefy.ops.pack, got float32 \[32, 48\]"):
+            call(torch.randn(32, 48))
+    for mask in (torch.ones(4, 6), torch.ones(4, dtype=torch.bool), [[True]]):
+        with pytest.raises(ValueError, match="mask: expected a bool tensor of block rows × block columns"):
+            ops.block_pattern_of_mask(mask, (8, 8))
 
 
 def test_tracers_and_profilers_see_the_operator():

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from .. import _core
-from .library import define, is_plain, library, needs_grad, register_autocast
+from ..block_pattern import index_from_mask
+from .library import define, is_plain, library, needs_grad, refuse_tangents, register_autocast
 
 
 class BlockPattern(NamedTuple):
@@ -41,13 +42,8 @@ def block_pattern(
 
 def block_pattern_of_mask(mask: Tensor, block_shape: tuple[int, int]) -> BlockPattern:
     """The pattern of a boolean mask of blocks, [M/R, K/C]."""
-    places = mask.bool().cpu()
-    row_offsets = torch.zeros(places.shape[0] + 1, dtype=torch.int32)
-    row_offsets[1:] = places.sum(1).cumsum(0)
-    col_indices = places.nonzero()[:, 1].to(torch.int32)
-    features = (places.shape[0] * block_shape[0], places.shape[1] * block_shape[1])
-    pattern = block_pattern(row_offsets, col_indices, *features, block_shape)
-    return BlockPattern(*(t.to(mask.device) if isinstance(t, Tensor) else t for t in pattern))
+    index = index_from_mask(mask)
+    return BlockPattern(*index, mask.shape[0] * block_shape[0], mask.shape[1] * block_shape[1])
 
 
 _PATTERN = (
@@ -204,6 +200,7 @@ def bsr_linear(x: Tensor, values: Tensor, pattern: BlockPattern, bias: Tensor | 
     x: float32, float16 or bfloat16 […, K]; bias: [M]. Returns […, M] in x's dtype; sums in float32, bitwise the same for any
     number of threads. Gradients for x, values and bias; that of the values is computed for the stored blocks only.
     """
+    refuse_tangents(x, values, bias)
     if is_plain(x, values, bias):
         if needs_grad(x, values, bias):
             return _Linear.apply(x, values, pattern, bias)
@@ -213,6 +210,7 @@ def bsr_linear(x: Tensor, values: Tensor, pattern: BlockPattern, bias: Tensor | 
 
 def bsr_linear_transposed(x: Tensor, values: Tensor, pattern: BlockPattern) -> Tensor:
     """x·A: […, M] to […, K]."""
+    refuse_tangents(x, values)
     if is_plain(x, values) and not needs_grad(x, values):
         return _multiply(x, values, pattern, None, True)
     return torch.ops.rarefy.bsr_linear_transposed.default(x, values, *pattern)
@@ -220,6 +218,7 @@ def bsr_linear_transposed(x: Tensor, values: Tensor, pattern: BlockPattern) -> T
 
 def bsr_sddmm(p: Tensor, q: Tensor, pattern: BlockPattern, block_shape: tuple[int, int], dtype: torch.dtype | None = None) -> Tensor:
     """The stored blocks of pᵀ·q, summed over all leading dimensions of p […, M] and q […, K]: [blocks, R, C], in `dtype` or p's."""
+    refuse_tangents(p, q)
     if is_plain(p, q) and not needs_grad(p, q):
         return _sddmm_cpu(p, q, *pattern, *block_shape, dtype)
     return torch.ops.rarefy.bsr_sddmm.default(p, q, *pattern, *block_shape, dtype)

@@ -6,6 +6,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
+
+from ..checks import describe, fail
+from ..errors import UnsupportedError
 
 library = torch.library.Library("rarefy", "DEF")
 
@@ -37,6 +41,15 @@ def is_plain(x: Tensor, *others: Tensor | None) -> bool:
         if other is not None and (type(other) not in _PLAIN_TYPES or not other.is_cpu):
             return False
     return not torch.is_autocast_enabled("cpu") and not torch.autograd._profiler_enabled()
+
+
+def refuse_tangents(*tensors: Tensor | None) -> None:
+    """Forward-mode differentiation finds no formula where operators are registered as these are, and takes zero in silence."""
+    if getattr(forward_ad, "_current_level", -1) < 0 or torch.compiler.is_compiling():
+        return
+    for tensor in tensors:
+        if tensor is not None and forward_ad.unpack_dual(tensor).tangent is not None:
+            fail("forward-mode differentiation", "tensors without tangents (use backward)", describe(tensor), UnsupportedError)
 
 
 def needs_grad(x: Tensor, *others: Tensor | None) -> bool:

@@ -23,10 +23,12 @@ import torch
 from torch import Tensor
 
 from .. import _core
+from ..checks import describe, fail
 from ..matrices import pack as _pack
-from .library import define, is_plain, library, needs_grad, register_autocast
+from .library import define, is_plain, library, needs_grad, refuse_tangents, register_autocast
 
 ACTIVATIONS = ("none", "relu", "gelu", "silu")
+TORCH_DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 
 
 class Weight:
@@ -52,6 +54,12 @@ class Weight:
         return f"Weight({self.matrix!r})"
 
 
+def check_packed(argument: str, value: Any) -> None:
+    """Demands a `Weight`."""
+    if not isinstance(value, Weight):
+        fail(argument, "a weight packed by rarefy.ops.pack", describe(value), TypeError)
+
+
 def pack(weight: Tensor | _core.Matrix | _core.Source, format: str | _core.Plan | None = None, *, dtype: str | None = None) -> Weight:
     """`rarefy.pack` for `linear`."""
     return Weight(_pack(weight.detach() if isinstance(weight, Tensor) else weight, format, dtype=dtype))
@@ -60,12 +68,9 @@ def pack(weight: Tensor | _core.Matrix | _core.Source, format: str | _core.Plan 
 def to_dense(weight: Weight | _core.Matrix, dtype: torch.dtype | None = None) -> Tensor:
     """The dense tensor, M×K, in the weight's dtype unless another is given."""
     matrix = weight.matrix if isinstance(weight, Weight) else weight
-    out = torch.empty(matrix.shape, dtype=dtype or _TORCH_DTYPES[matrix.dtype])
+    out = torch.empty(matrix.shape, dtype=dtype or TORCH_DTYPES[matrix.dtype])
     matrix._read(out)
     return out
-
-
-_TORCH_DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 
 
 # ------------------------------------------------------------------------------------------- linear
@@ -174,6 +179,8 @@ def linear(x: Tensor, weight: Weight, bias: Tensor | None = None, activation: st
     x: float32, float16 or bfloat16 […, K]; bias: [M]; activation: "none", "relu", "gelu" (erf) or "silu".
     Returns […, M] in x's dtype; sums in float32. Gradients for x and bias; the weight is frozen.
     """
+    check_packed("weight", weight)
+    refuse_tangents(x, bias)
     if is_plain(x, bias):
         if needs_grad(x, bias):
             return _Linear.apply(x, bias, weight.handle, activation, weight.out_features)

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from .. import _core
-from .library import define, library, register_autocast
-from .linear import Weight
+from .library import define, library, refuse_tangents, register_autocast
+from .linear import Weight, check_packed
 
 define("csr_linear(Tensor x, Tensor values, Tensor pattern, bool transposed, SymInt features) -> Tensor")
 define("sddmm(Tensor p, Tensor q, Tensor pattern, SymInt places, ScalarType? dtype=None) -> Tensor")
@@ -87,6 +87,8 @@ register_autocast("csr_linear", (0, 1))
 def csr_linear(x: Tensor, values: Tensor, pattern: Weight) -> Tensor:
     """x·Aᵀ with A the `values` at the places of `pattern`; gradients for both. Packs the values at each call, which costs about
     what reading them twice does: `linear` is for weights that are frozen."""
+    check_packed("pattern", pattern)
+    refuse_tangents(x, values)
     return torch.ops.rarefy.csr_linear.default(x, values, pattern.handle, False, pattern.out_features)
 
 
@@ -94,11 +96,14 @@ def sddmm(p: Tensor, q: Tensor, pattern: Weight, dtype: torch.dtype | None = Non
     """pᵀ·q at the places of `pattern`, summed over all leading dimensions of p […, M] and q […, K]: [places], in `dtype` or p's, after
     a rounding to the pattern's. For a linear layer with p the gradient of its outputs and q its inputs: the gradient of its weight
     there."""
+    check_packed("pattern", pattern)
+    refuse_tangents(p, q)
     return torch.ops.rarefy.sddmm.default(p, q, pattern.handle, pattern.matrix.nnz, dtype)
 
 
 def csr_values(pattern: Weight, dtype: torch.dtype | None = None) -> Tensor:
     """The values that a CSR weight was packed with, row after row."""
+    check_packed("pattern", pattern)
     out = torch.empty(pattern.matrix.nnz, dtype=dtype or torch.float32)
     _core.csr_values(pattern.matrix, out)
     return out
