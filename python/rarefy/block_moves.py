@@ -24,7 +24,7 @@ def move_blocks(
 
     Returns how many blocks are new. Raises ValueError unless `mask` has as many blocks as the layer stores.
     """
-    layer._check_mask(mask)
+    layer.check_mask(mask)
     before = layer.block_mask
     mask = mask.to(before.device)
     if int(mask.sum()) != layer.nnz_blocks:
@@ -67,9 +67,14 @@ def bare_optimizer(optimizer: Any) -> torch.optim.Optimizer:
     return optimizer
 
 
+def whole_tensor(tensor: torch.Tensor) -> torch.Tensor:
+    """All of a DTensor's parts, where it is one (as `fully_shard` makes them)."""
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+
+
 def _permute(tensor: torch.Tensor, source: torch.Tensor, new: torch.Tensor, fresh: torch.Tensor | None = None) -> None:
     """tensor[i] = tensor[source[i]], or fresh where new; in place, for a DTensor on the whole of it."""
-    whole = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+    whole = whole_tensor(tensor)
     moved = whole[source.clamp(min=0)]
     moved[new] = 0 if fresh is None else fresh.to(moved)
     if whole is not tensor:

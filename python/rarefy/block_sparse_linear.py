@@ -10,7 +10,7 @@ from torch import nn
 from . import block_pattern as pattern
 from . import ops
 from .block_sparse_state import check_entry
-from .checks import check_density, check_features, check_float_tensor, describe, fail
+from .checks import check_density, check_float_tensor, check_positive, describe, fail
 
 
 class BlockSparseLinear(nn.Module):
@@ -57,15 +57,15 @@ class BlockSparseLinear(nn.Module):
         dtype: torch.dtype | None = None,
     ):
         super().__init__()
-        self.in_features = check_features("in_features", in_features)
-        self.out_features = check_features("out_features", out_features)
+        self.in_features = check_positive("in_features", in_features)
+        self.out_features = check_positive("out_features", out_features)
         self.block_shape = pattern.check_block_shape(block_shape, out_features, in_features)
         if (density is None) == (mask is None):
             fail("density", "either density or mask", f"density={density}, mask={'given' if mask is not None else None}")
         if mask is None:
             grid = self.grid
-            mask = pattern.balanced_mask(pattern.block_count(check_density(density), *grid), *grid)
-        index = pattern.index_from_mask(self._check_mask(mask).cpu())
+            mask = pattern.balanced_mask(pattern.block_count(check_density("density", density), *grid), *grid)
+        index = pattern.index_from_mask(self.check_mask(mask).cpu())
 
         dtype = torch.get_default_dtype() if dtype is None else dtype
         device = torch.get_default_device() if device is None else device
@@ -154,7 +154,7 @@ class BlockSparseLinear(nn.Module):
             fail("density", "either density or mask", f"density={density}, mask={'given' if mask is not None else None}")
         if mask is None:
             grid = (dense.shape[0] // shape[0], dense.shape[1] // shape[1])
-            mask = pattern.largest_blocks(dense, pattern.block_count(check_density(density), *grid), shape)
+            mask = pattern.largest_blocks(dense, pattern.block_count(check_density("density", density), *grid), shape)
         elif isinstance(mask, torch.Tensor) and mask.dtype == torch.bool and mask.shape == dense.shape:
             mask = mask.to(dense.device)
             dense = torch.where(mask, dense, 0)
@@ -175,7 +175,7 @@ class BlockSparseLinear(nn.Module):
         The parameter stays the same object while the number of blocks does (optimizers and DDP don't notice), and is
         replaced otherwise: make optimizers anew then.
         """
-        index = pattern.index_from_mask(self._check_mask(mask))
+        index = pattern.index_from_mask(self.check_mask(mask))
         values = blocks[mask]
         if values.shape == self.weight.shape and not self.weight.is_meta:
             self.weight.copy_(values)
@@ -201,11 +201,8 @@ class BlockSparseLinear(nn.Module):
             dense.bias = nn.Parameter(self.bias.detach().clone())
         return dense
 
-    def block_norms(self) -> torch.Tensor:
-        """Frobenius norm of each stored block, float32 [stored blocks]."""
-        return self.weight.detach().float().flatten(1).norm(dim=1)
-
-    def _check_mask(self, mask: torch.Tensor) -> torch.Tensor:
+    def check_mask(self, mask: torch.Tensor) -> torch.Tensor:
+        """Demands a mask of this layer's blocks that stores at least one of them."""
         if not isinstance(mask, torch.Tensor) or mask.dtype != torch.bool or tuple(mask.shape) != self.grid:
             fail("mask", f"bool {list(self.grid)} (blocks of {self.block_shape})", describe(mask))
         if not mask.any():

@@ -36,18 +36,18 @@ def check_float_tensor(argument: str, value: Any, dim: int | None = None) -> tor
     return value
 
 
-def check_features(argument: str, value: Any) -> int:
+def check_positive(argument: str, value: Any) -> int:
     """Demands a positive integer."""
     if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
         fail(argument, "a positive integer", describe(value))
     return value
 
 
-def check_density(density: Any, argument: str = "density") -> float:
-    """Demands 0 < density <= 1."""
-    if isinstance(density, bool) or not isinstance(density, (int, float)) or not 0 < density <= 1:
-        fail(argument, "a number above 0 and at most 1", describe(density))
-    return float(density)
+def check_density(argument: str, value: Any) -> float:
+    """Demands 0 < value <= 1, as a density is."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 1:
+        fail(argument, "a number above 0 and at most 1", describe(value))
+    return float(value)
 
 
 def check_fraction(argument: str, value: Any) -> float:

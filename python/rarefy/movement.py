@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +12,7 @@ from torch.nn.utils import parametrize
 from .block_pattern import block_count, check_block_shape
 from .block_sparse_linear import BlockSparseLinear
 from .checks import describe, fail
-from .patcher import near_misses
+from .layer_names import matching_linears
 
 
 class _TopScores(torch.autograd.Function):
@@ -82,10 +81,7 @@ class MovementPruner:
 
     def __init__(self, model: nn.Module, pattern: str, schedule: Callable[[int], float], block_shape: int | tuple[int, int] = (32, 32)):
         self.model, self.schedule, self.steps = model, schedule, 0
-        linears = {name: layer for name, layer in model.named_modules() if isinstance(layer, nn.Linear)}
-        self.layers = {name: layer for name, layer in linears.items() if re.match(pattern, name)}
-        if not self.layers:
-            fail("pattern", "an expression that matches a Linear", f"{pattern!r}; {near_misses(pattern, list(linears))}")
+        self.layers = matching_linears(model, pattern)
         if not callable(schedule):
             fail("schedule", "a function from step to sparsity", describe(schedule), TypeError)
         self.block_shape = (1, 1) if block_shape in (1, (1, 1)) else block_shape
@@ -98,10 +94,7 @@ class MovementPruner:
     def _shape_for(self, name: str, layer: nn.Linear) -> tuple[int, int]:
         if self.block_shape == (1, 1):
             return (1, 1)
-        try:
-            return check_block_shape(self.block_shape, layer.out_features, layer.in_features)
-        except ValueError as error:
-            raise ValueError(f"{name}: {error}") from None
+        return check_block_shape(self.block_shape, layer.out_features, layer.in_features, f"{name}: block_shape")
 
     def _movements(self) -> list[Movement]:
         return [layer.parametrizations.weight[0] for layer in self.layers.values()]

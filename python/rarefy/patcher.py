@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -12,6 +11,7 @@ from torch import nn
 from .block_pattern import check_block_shape
 from .block_sparse_linear import BlockSparseLinear
 from .checks import check_density, describe, fail
+from .layer_names import check_expression, near_misses
 
 
 class BlockSparseModelPatcher:
@@ -51,16 +51,13 @@ class BlockSparseModelPatcher:
             patch_info: "density" (above 0, at most 1); "block_shape", default (32, 32); "init": "dense" keeps the largest
                 blocks of what is there (default), "random" draws a pattern and weights anew.
         """
-        try:
-            re.compile(pattern)
-        except (re.error, TypeError) as error:
-            raise ValueError(f"pattern: expected a regular expression, got {pattern!r}: {error}") from None
+        check_expression("pattern", pattern)
         if not isinstance(patch_info, Mapping):
             fail("patch_info", f"a dict of {list(self.OPTIONS)}", describe(patch_info), TypeError)
         unknown = set(patch_info) - set(self.OPTIONS)
         if unknown:
             fail("patch_info", f"keys among {list(self.OPTIONS)}", sorted(unknown))
-        check_density(patch_info.get("density"), "patch_info['density']")
+        check_density("patch_info['density']", patch_info.get("density"))
         if patch_info.get("init", "dense") not in ("dense", "random"):
             fail("patch_info['init']", '"dense" or "random"', describe(patch_info["init"]))
         self.patterns.append((pattern, dict(patch_info)))
@@ -75,10 +72,7 @@ class BlockSparseModelPatcher:
     def new_child_module(self, name: str, child: nn.Linear, info: dict[str, Any]) -> nn.Module:
         """What replaces `child`; for subclasses to change."""
         shape = info.get("block_shape", (32, 32))
-        try:
-            check_block_shape(shape, child.out_features, child.in_features)
-        except (ValueError, TypeError) as error:
-            raise type(error)(f"{name}: {error}") from None
+        check_block_shape(shape, child.out_features, child.in_features, f"{name}: block_shape")
         if info.get("init", "dense") == "dense" and not child.weight.is_meta:
             layer = BlockSparseLinear.from_dense(child, info["density"], shape)
         else:
@@ -122,14 +116,3 @@ class BlockSparseModelPatcher:
             if name and re.match(pattern, name) and not list(module.children()):
                 self.is_patchable(name, module, raise_error=True)
         fail("pattern", "an expression that matches a Linear", f"{pattern!r}; {near_misses(pattern, names)}")
-
-
-def near_misses(pattern: str, names: list[str], count: int = 5) -> str:
-    """The names most like a pattern that matched none of them, for a message."""
-    if not names:
-        return "the model has no Linear"
-    plain = re.sub(r"\\(.)|\[[^]]*\][+*?]?|[.^$*+?()|{}]", lambda found: found.group(1) or "", pattern)
-    inside = [name for name in names if re.search(pattern, name)]
-    near = inside or difflib.get_close_matches(plain, names, count, 0.3) or names
-    hint = "it matches inside of, but not from the start of, " if inside else "the nearest names are "
-    return hint + ", ".join(near[:count])

@@ -22,7 +22,7 @@ class PlannedWeight(NamedTuple):
     measured: bool  #: Whether on this machine, or estimated.
 
 
-def check_tokens(tokens: Any) -> dict[int, float]:
+def check_tokens(argument: str, tokens: Any) -> dict[int, float]:
     """{tokens: share of the objective} of a number, several of equal share, or such a mapping."""
     if isinstance(tokens, int) and not isinstance(tokens, bool):
         tokens = (tokens,)
@@ -34,7 +34,7 @@ def check_tokens(tokens: Any) -> dict[int, float]:
     else:
         shares = {}
     if not shares or any(not isinstance(count, int) or count < 1 for count in shares):
-        fail("tokens", "a positive integer, several, or a mapping from them to shares", describe(tokens))
+        fail(argument, "a positive integer, several, or a mapping from them to shares", describe(tokens))
     return shares
 
 
@@ -43,7 +43,7 @@ def plan_weight(weight: torch.Tensor, format: str, tokens: Any) -> PlannedWeight
 
     Finding that takes up to two seconds for a pattern that this machine has not seen; RAREFY_FREEZE=1 estimates instead.
     """
-    shares = check_tokens(tokens)
+    shares = check_tokens("tokens", tokens)
     if not isinstance(format, str):
         fail("format", '"auto" or the name of a format', describe(format), TypeError)
     if format != "auto":

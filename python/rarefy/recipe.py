@@ -13,8 +13,9 @@ from torch import nn
 
 from .checks import check_fraction, describe, fail
 from .errors import CorruptError
+from .layer_names import check_expression, near_misses
 from .masks import Structure
-from .patcher import near_misses
+from .planning import check_tokens
 
 METHODS = ("magnitude", "wanda", "keep")
 
@@ -74,6 +75,10 @@ class Recipe:
                 setattr(self, name, [value])
             elif value is not None and not all(isinstance(entry, str) for entry in value):
                 fail(f"recipe.{name}", "names or re: expressions", describe(value), TypeError)
+            for entry in getattr(self, name) or []:
+                if entry.startswith("re:"):
+                    check_expression(f"recipe.{name}", entry.removeprefix("re:"))
+        check_tokens("recipe.tokens", self.tokens)
 
     @classmethod
     def read(cls, recipe: Any) -> list[Recipe]:
@@ -109,7 +114,7 @@ class Recipe:
         for target in self.targets:
             matched = {name: layer for name, layer in linears.items() if _matches(target, name, layer)}
             if not matched:
-                near = near_misses(target.removeprefix("re:"), list(linears))
+                near = near_misses(target.removeprefix("re:") if target.startswith("re:") else re.escape(target), list(linears))
                 fail("recipe.targets", "names or expressions that match a Linear", f"{target!r}; {near}")
             chosen.update(matched)
         ignored = _output_embedding(model) if self.ignore is None else set()

@@ -6,6 +6,7 @@ import torch
 
 from . import block_pattern as pattern
 from . import ops
+from .block_moves import whole_tensor
 from .block_sparse_linear import BlockSparseLinear
 
 
@@ -59,16 +60,12 @@ def drop_scores(layer: BlockSparseLinear, by: str) -> torch.Tensor:
     "magnitude": its Frobenius norm ‖W_rc‖. "gradient": |Σ W_rc ⊙ ∂L/∂W_rc|, the loss's change to first order if the block
     went (Molchanov, Mallya, Tyree, Frosio, Kautz, "Importance estimation for neural network pruning", 2019).
     """
-    weight = _whole(layer.weight.detach())
+    weight = whole_tensor(layer.weight.detach())
     if by == "magnitude":
         return weight.float().flatten(1).norm(dim=1)
     if layer.weight.grad is None:
         return torch.zeros(layer.nnz_blocks, device=weight.device)
-    return (weight.float() * _whole(layer.weight.grad).float()).flatten(1).sum(dim=1).abs()
-
-
-def _whole(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+    return (weight.float() * whole_tensor(layer.weight.grad).float()).flatten(1).sum(dim=1).abs()
 
 
 def next_mask(layer: BlockSparseLinear, worth: torch.Tensor, grow: torch.Tensor, count: int) -> torch.Tensor:

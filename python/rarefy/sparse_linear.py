@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from . import bitmask, ops
-from .checks import check_features, check_float_tensor, describe, fail
+from .checks import check_float_tensor, check_positive, describe, fail
 from .errors import UnsupportedError
 from .ops.linear import TORCH_DTYPES
 from .planning import PlannedWeight, plan_weight
@@ -123,7 +123,7 @@ class SparseLinear(nn.Module):
     def add_side_weights(self, rank: int, alpha: float | None = None, dtype: torch.dtype | None = None) -> SparseLinear:
         """Adds trainable A [rank, in_features] and B [out_features, rank], in float32 unless told otherwise, scaled by
         alpha/rank (alpha = rank unless given). B begins at zero, so that nothing changes at first. Returns the layer."""
-        check_features("rank", rank)
+        check_positive("rank", rank)
         if self.side_in is not None:
             fail("rank", "a layer without side weights", f"one of rank {self.side_in.shape[0]}")
         dtype = torch.float32 if dtype is None else dtype

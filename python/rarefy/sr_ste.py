@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import torch
@@ -10,8 +9,8 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from .checks import check_float_tensor, describe, fail
+from .layer_names import matching_linears
 from .masks import n_of_m_mask
-from .patcher import near_misses
 
 
 class _SrSte(torch.autograd.Function):
@@ -62,10 +61,7 @@ def apply_sr_ste(model: nn.Module, pattern: str, n: int = 2, m: int = 4, decay: 
     Raises ValueError, before anything is changed, for a pattern that matches none and for layers whose inputs are not a multiple of m.
     """
     SrSte(n, m, decay)  # Refuses bad ones before a layer is touched.
-    linears = {name: layer for name, layer in model.named_modules() if isinstance(layer, nn.Linear)}
-    chosen = {name: layer for name, layer in linears.items() if re.match(pattern, name)}
-    if not chosen:
-        fail("pattern", "an expression that matches a Linear", f"{pattern!r}; {near_misses(pattern, list(linears))}")
+    chosen = matching_linears(model, pattern)
     for name, layer in chosen.items():
         check_float_tensor(f"{name}.weight", layer.weight, 2)
         if layer.in_features % m:

@@ -85,6 +85,8 @@ class TestSrSte:
         assert all((model[i].weight.unflatten(1, (-1, 4)) != 0).sum(-1).max() <= 2 for i in (0, 2))
 
     def test_errors(self):
+        with pytest.raises(ValueError, match=r"pattern: expected a regular expression, got '\('"):
+            apply_sr_ste(nn.Sequential(nn.Linear(4, 4)), "(")
         with pytest.raises(ValueError, match="pattern: expected an expression that matches a Linear, got 'x'; the nearest"):
             apply_sr_ste(nn.Sequential(nn.Linear(4, 4)), "x")
         with pytest.raises(ValueError, match="0: expected in_features that are a multiple of m=4, got 6"):
@@ -145,8 +147,12 @@ class TestMovement:
         assert type(model[0]) is nn.Linear and int((model[0].weight == 0).sum()) == 30
 
     def test_errors(self):
+        with pytest.raises(ValueError, match=r"pattern: expected a regular expression, got None"):
+            MovementPruner(nn.Sequential(nn.Linear(64, 64)), None, lambda step: 0.5)
         with pytest.raises(ValueError, match="0: block_shape: expected a divisor of out_features=10, got 32"):
             MovementPruner(nn.Sequential(nn.Linear(64, 10)), "0", lambda step: 0.5)
+        with pytest.raises(TypeError, match="0: block_shape: expected an int or a pair .*, got '32'"):
+            MovementPruner(nn.Sequential(nn.Linear(64, 64)), "0", lambda step: 0.5, "32")
         model = nn.Sequential(nn.Linear(64, 64))
         with pytest.raises(ValueError, match="schedule: expected a sparsity of at least 0 and below 1, got 1"):
             MovementPruner(model, "0", lambda step: 1)
