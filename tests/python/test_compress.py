@@ -24,6 +24,17 @@ def test_prune_writes_a_thin_checkpoint(tmp_path):
     assert np.abs(dense[weight == 0]).max() <= np.abs(weight[weight != 0]).min()
 
 
+def test_recipes_and_texts_from_files(tmp_path):
+    recipe = "MagnitudeModifier: {sparsity: 0.5, targets: [up_proj]}\n"
+    (tmp_path / "recipe.yaml").write_text(recipe)
+    reports = [rarefy.prune(TINY_LM, tmp_path / str(i), recipe=r) for i, r in enumerate([recipe, tmp_path / "recipe.yaml"])]
+    assert [t.nnz for t in reports[0].tensors] == [t.nnz for t in reports[1].tensors]
+    assert len(reports[0].tensors) == 6
+    with pytest.raises(ValueError, match="calibration text: expected at least 64 tokens, found"):
+        (tmp_path / "short.txt").write_text("Too short.")
+        rarefy.prune(TINY_LM, tmp_path / "thin", method="wanda", sparsity=0.5, calibration=tmp_path / "short.txt", context=64)
+
+
 def test_progress_may_stop_it(tmp_path):
     def stop(*step):
         raise KeyboardInterrupt
