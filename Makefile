@@ -4,7 +4,7 @@
 #   make build    build/release/rarefy
 #   make bench    operator and model benchmarks; rows go to bench/results/
 #   make gpu      on a machine with an NVIDIA GPU: tests, compute-sanitizer and benchmarks
-#   make lint     clang-format and clang-tidy;  make format applies clang-format
+#   make lint     clang-format, clang-tidy and ruff;  make format applies what they can
 #   make install  to PREFIX (default /usr/local), with find_package(rarefy)
 #   make deps     only install or name the Debian packages that are missing
 

@@ -1,6 +1,6 @@
 """Runs a model with masks that somebody else made: torch.nn.utils.prune's, or bool tensors from a file."""
 
-# %% A model, and masks by any method. Here torch's own structured pruning of whole inputs, then random blocks.
+# %% A model, and masks by any method. Here torch's own magnitude pruning, and further down random blocks.
 import argparse
 from pathlib import Path
 
