@@ -7,7 +7,7 @@
 
 namespace rarefy {
 
-/// Values of S = (P·Q) at the places stored in `pattern`: S[i,j] = Σ_t P[t,i]·Q[t,j], t = 0…T-1.
+/// Values of S = Pᵀ·Q at the places stored in `pattern`: S[i,j] = Σ_t P[t,i]·Q[t,j], t = 0…T-1.
 ///
 /// @param pattern M×K in any format; its values are ignored.
 /// @param p T×M, row-major; for a linear layer the gradient of its outputs. f32, f16 or bf16.

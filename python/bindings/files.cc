@@ -73,7 +73,7 @@ class Writer {
 
  private:
   CheckpointWriter& open() {
-    require(writer_ != nullptr, "writer: expected one that is not finished");
+    require(writer_ != nullptr, "writer: expected an open one, got one that is finished");
     return *writer_;
   }
   std::shared_ptr<const Checkpoint> like_;

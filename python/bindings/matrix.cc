@@ -165,8 +165,7 @@ void bind_matrix(nb::module_& module) {
   module.def("spmm", &spmm, "a"_a, "b"_a, "out"_a, "bias"_a = nb::none(), "activation"_a = "none",
              "residual"_a = nb::none(), "layout"_a = "token", "precision"_a = "exact",
              "kernel"_a = nb::none());
-  module.def("sddmm", &sddmm, "pattern"_a, "p"_a, "q"_a,
-             "Values of P·Q at the places stored in `pattern`: S[i,j] = Σ_t p[t,i]·q[t,j].");
+  module.def("sddmm", &sddmm, "pattern"_a, "p"_a, "q"_a);
   module.def(
       "spmm_kernels",
       [] {

@@ -96,7 +96,7 @@ def plan_all(
     cache_dir: str | os.PathLike[str] | None = None,
     cache: bool = True,
 ) -> dict[str, Plan]:
-    """Plans many weights as `plan` does; `memory_budget` counts all of them together."""
+    """Plans many weights as `plan` does, and returns the plans by name; `memory_budget` counts all of them together."""
     wishes = _wishes(tokens, activations, output, precision, formats, kernels, memory_budget, measure, time_budget_s)
     return dict(zip(weights, _core.plan_all(list(weights.items()), wishes, cache_dir, cache), strict=True))
 
@@ -123,7 +123,10 @@ def pack(weight: Weight, format: str | Plan | None = None, *, dtype: str | None 
 
 
 def to_dense(matrix: Matrix | Source, out: Array | None = None) -> Any:
-    """All M×K values of a packed weight or a tensor of a checkpoint. Without `out` a numpy array: float16 for f16, float32 otherwise."""
+    """All M×K values of a packed weight or a tensor of a checkpoint, in `out` (float32, float16 or bfloat16, its rows contiguous).
+
+    Without `out` a numpy array: float16 for f16, float32 otherwise (numpy has no bfloat16).
+    """
     if out is None:
         import numpy as np
 
@@ -146,16 +149,17 @@ def spmm(
 ) -> Any:
     """C = act(A·B + bias) + residual with A the packed M×K weight; sums in float32.
 
-    b: activations; layout "token": N rows of K values, "feature": K rows of N values.
-    out: N×M or M×N as the layout says; a new array of b's library and dtype otherwise. It may not
-        overlap b.
+    b: B, the activations, float32, float16 or bfloat16; layout "token": N rows of K values, "feature": K rows of N values.
+    out: C, N×M or M×N as the layout says, in any of these dtypes; a new array of b's library and dtype otherwise. It may
+        not overlap b.
     bias: float32 [M].
     activation: "none", "relu", "gelu" (the erf form) or "silu".
     residual: shaped as the result, in its dtype; may be `out`.
     precision: "exact" keeps at least 16 bits of mantissa of float32 activations; "bf16" may round them.
     kernel: a name of `spmm_kernels()`; otherwise that of the weight's plan, or the cheapest by estimate.
 
-    Bitwise the same for any number of threads. Not differentiable: see `rarefy.ops`.
+    Bitwise the same for any number of threads. Not differentiable: see `rarefy.ops`. Raises ArgumentError for shapes, dtypes
+    and strides that do not fit, UnsupportedError for a kernel that does not take them.
     """
     _refuse_gradients(b=b, bias=bias, residual=residual, out=out)
     if out is None:
@@ -172,7 +176,8 @@ def sddmm(pattern: Matrix, p: Array, q: Array) -> Matrix:
     """Values of Pᵀ·Q at the places that `pattern` stores: S[i,j] = Σ_t p[t,i]·q[t,j].
 
     p: T×M, for a linear layer the gradient of its outputs; q: T×K, its inputs; same dtype.
-    Returns a matrix in the format and dtype of `pattern` with the same places.
+    Returns a matrix in the format and dtype of `pattern` with the same places; sums in float32, bitwise the same for any
+    number of threads. Raises ArgumentError for shapes, strides and dtypes that do not fit.
     """
     _refuse_gradients(p=p, q=q)
     return _core.sddmm(pattern, p, q)
