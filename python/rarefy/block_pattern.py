@@ -11,17 +11,23 @@ from .checks import describe, fail
 SMALLEST_BLOCK, LARGEST_BLOCK = 8, 128
 
 
-def check_block_shape(block_shape: Any, out_features: int, in_features: int, argument: str = "block_shape") -> tuple[int, int]:
-    """(block_rows, block_cols) from an int or a pair; multiples of 8 from 8 to 128 that divide the weight."""
+def block_sides(block_shape: Any, argument: str = "block_shape") -> tuple[int, int]:
+    """(block_rows, block_cols) from an int or a pair."""
     pair = (block_shape, block_shape) if isinstance(block_shape, int) else block_shape
     if not isinstance(pair, (tuple, list)) or len(pair) != 2 or not all(isinstance(v, int) for v in pair):
         fail(argument, "an int or a pair (rows, columns)", describe(block_shape), TypeError)
+    return pair[0], pair[1]
+
+
+def check_block_shape(block_shape: Any, out_features: int, in_features: int, argument: str = "block_shape") -> tuple[int, int]:
+    """The sides of blocks that layers take: multiples of 8 from 8 to 128 that divide the weight."""
+    pair = block_sides(block_shape, argument)
     for value, features, name in ((pair[0], out_features, "out_features"), (pair[1], in_features, "in_features")):
         if not SMALLEST_BLOCK <= value <= LARGEST_BLOCK or value % SMALLEST_BLOCK:
-            fail(argument, f"multiples of 8 from {SMALLEST_BLOCK} to {LARGEST_BLOCK}", tuple(pair))
+            fail(argument, f"multiples of 8 from {SMALLEST_BLOCK} to {LARGEST_BLOCK}", pair)
         if features % value:
             fail(argument, f"a divisor of {name}={features}", value)
-    return pair[0], pair[1]
+    return pair
 
 
 class BlockIndex(NamedTuple):

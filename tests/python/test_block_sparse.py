@@ -87,6 +87,23 @@ def test_autocast_computes_in_its_dtype_and_keeps_gradients_in_the_parameters():
     assert values.grad.dtype == torch.float32
 
 
+def test_patterns_of_rows_and_of_masks_are_one():
+    torch.manual_seed(0)
+    mask = torch.rand(5, 7) < 0.4
+    want = ops.block_pattern_of_mask(mask, (8, 16))
+    rows = torch.cat([torch.zeros(1), mask.sum(1).cumsum(0)]).long()
+    got = ops.block_pattern(rows, mask.nonzero()[:, 1], 40, 112, (8, 16))
+    assert got[5:] == want[5:] == (40, 112)
+    assert all(a.equal(b) and a.dtype == torch.int32 for a, b in zip(got[:5], want[:5], strict=True))
+    assert ops.block_pattern_of_mask(mask, 8)[5:] == ops.block_pattern(rows, got.col_indices, 40, 56, 8)[5:] == (40, 56)
+    with pytest.raises(ValueError, match="col_indices: expected 0 to 6, got 7"):
+        ops.block_pattern(rows, mask.nonzero()[:, 1] + 1, 40, 112, (8, 16))
+    with pytest.raises(ValueError, match="weight: expected multiples of the 8x16 blocks, got 41x112"):
+        ops.block_pattern(rows, got.col_indices, 41, 112, (8, 16))
+    with pytest.raises(TypeError, match=r"block_shape: expected an int or a pair \(rows, columns\), got '8' \(str\)"):
+        ops.block_pattern_of_mask(mask, "8")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

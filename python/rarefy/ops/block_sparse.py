@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .. import _core
-from ..block_pattern import index_from_mask
+from ..block_pattern import block_sides, index_from_mask
 from .library import define, is_plain, library, needs_grad, refuse_tangents, register_autocast
 
 
@@ -30,20 +30,25 @@ class BlockPattern(NamedTuple):
 
 
 def block_pattern(
-    row_offsets: Tensor, col_indices: Tensor, out_features: int, in_features: int, block_shape: tuple[int, int]
+    row_offsets: Tensor, col_indices: Tensor, out_features: int, in_features: int, block_shape: int | tuple[int, int]
 ) -> BlockPattern:
-    """Completes the two arrays of BSR by those by columns; raises ArgumentError where they contradict themselves or the shape."""
+    """Completes the two arrays of BSR by those by columns; raises ArgumentError where they contradict themselves or the shape.
+
+    block_shape: rows and columns of a block, or one number for both; any that divide the weight.
+    """
+    sides = block_sides(block_shape)
     rows, cols = (t.to("cpu", torch.int32).contiguous() for t in (row_offsets, col_indices))
-    by_columns = [torch.empty(n, dtype=torch.int32) for n in (in_features // max(block_shape[1], 1) + 1, cols.numel(), cols.numel())]
-    _core.bsr_columns(rows, cols, out_features, in_features, *block_shape, *by_columns)
+    by_columns = [torch.empty(n, dtype=torch.int32) for n in (in_features // max(sides[1], 1) + 1, cols.numel(), cols.numel())]
+    _core.bsr_columns(rows, cols, out_features, in_features, *sides, *by_columns)
     device = row_offsets.device
     return BlockPattern(*(t.to(device) for t in (rows, cols, *by_columns)), out_features, in_features)
 
 
-def block_pattern_of_mask(mask: Tensor, block_shape: tuple[int, int]) -> BlockPattern:
-    """The pattern of a boolean mask of blocks, [M/R, K/C]."""
+def block_pattern_of_mask(mask: Tensor, block_shape: int | tuple[int, int]) -> BlockPattern:
+    """The pattern of a boolean mask of blocks, [M/R, K/C]; R and C are `block_shape`, or one number for both."""
     index = index_from_mask(mask)
-    return BlockPattern(*index, mask.shape[0] * block_shape[0], mask.shape[1] * block_shape[1])
+    rows, cols = block_sides(block_shape)
+    return BlockPattern(*index, mask.shape[0] * rows, mask.shape[1] * cols)
 
 
 _PATTERN = (
@@ -209,16 +214,21 @@ def bsr_linear(x: Tensor, values: Tensor, pattern: BlockPattern, bias: Tensor | 
 
 
 def bsr_linear_transposed(x: Tensor, values: Tensor, pattern: BlockPattern) -> Tensor:
-    """x·A: […, M] to […, K]."""
+    """x·A: […, M] to […, K], in x's dtype: the gradient of `bsr_linear`'s inputs. Gradients for x and values."""
     refuse_tangents(x, values)
     if is_plain(x, values) and not needs_grad(x, values):
         return _multiply(x, values, pattern, None, True)
     return torch.ops.rarefy.bsr_linear_transposed.default(x, values, *pattern)
 
 
-def bsr_sddmm(p: Tensor, q: Tensor, pattern: BlockPattern, block_shape: tuple[int, int], dtype: torch.dtype | None = None) -> Tensor:
-    """The stored blocks of pᵀ·q, summed over all leading dimensions of p […, M] and q […, K]: [blocks, R, C], in `dtype` or p's."""
+def bsr_sddmm(p: Tensor, q: Tensor, pattern: BlockPattern, block_shape: int | tuple[int, int], dtype: torch.dtype | None = None) -> Tensor:
+    """The stored blocks of pᵀ·q, summed over all leading dimensions of p […, M] and q […, K]: [blocks, R, C], in `dtype` or p's.
+
+    Sums in float32, bitwise the same for any number of threads. Gradients for p and q.
+    """
     refuse_tangents(p, q)
+    if isinstance(block_shape, int):
+        block_shape = (block_shape, block_shape)
     if is_plain(p, q) and not needs_grad(p, q):
         return _sddmm_cpu(p, q, *pattern, *block_shape, dtype)
     return torch.ops.rarefy.bsr_sddmm.default(p, q, *pattern, *block_shape, dtype)
