@@ -115,6 +115,73 @@ TEST_F(HybridSpmm, AppliesTheEpilogueToFinishedSums) {
   }
 }
 
+/// More tokens than are multiplied at once: every kernel that takes them in turns.
+TEST_F(HybridSpmm, TakesManyTokensInTurns) {
+  constexpr std::int64_t kTokens = 530;
+  std::vector<float> b(static_cast<std::size_t>(kTokens * kCols));
+  std::mt19937 random(5);
+  for (float& x : b) x = static_cast<float>(random() % 9) - 4;
+  std::vector<float> expected(static_cast<std::size_t>(kTokens * kRows));
+  SpmmArgs args;
+  args.b = matrix_ref(b.data(), kTokens, kCols);
+  args.c = matrix_ref(expected.data(), kTokens, kRows);
+  spmm(*packed(format::kDense), args);
+  for (const auto& [format, name] :
+       {std::pair<FormatSpec, const char*>{format::hybrid(64, 64, 102), "hybrid.amx"},
+        {format::kBitmap, "bitmap.amx.panels"},
+        {format::dense_tiles(16, 32), "dense_tiles.amx"},
+        {format::bsr(32, 32), "bsr.amx"},
+        {format::bsr(16, 64), "bsr.amx"},
+        {format::kSell16, "sell.amx.panels"}}) {
+    const SpmmKernel* kernel = find_spmm_kernel(name);
+    ASSERT_NE(kernel, nullptr) << name;
+    const MatrixPtr a = packed(format);
+    for (const Precision precision : {Precision::kExact, Precision::kBf16}) {
+      std::vector<float> c(expected.size(), -1.0F);
+      args.c = matrix_ref(c.data(), kTokens, kRows);
+      args.precision = precision;
+      spmm(*a, args, default_pool(), kernel);
+      for (std::size_t i = 0; i < c.size(); ++i)
+        ASSERT_EQ(c[i], expected[i]) << name << " on " << format.name() << " at " << i;
+    }
+  }
+}
+
+/// Every path with nothing at all, with one value in the last corner, and with no zero.
+TEST_F(HybridSpmm, TakesEmptyAndFullWeights) {
+  // Neither divides the blocks; the last K is one range of activations and a bit.
+  for (const auto& [rows, cols] :
+       {std::pair<std::int64_t, std::int64_t>{1, 1}, {33, 31}, {130, 1300}}) {
+    const auto count = static_cast<std::size_t>(rows * cols);
+    std::vector<float> corner(count, 0.0F);
+    corner.back() = 2.0F;
+    for (const std::vector<float>& w :
+         {std::vector<float>(count, 0.0F), corner, std::vector<float>(count, 1.0F)}) {
+      const DenseSource source({w.data(), DType::kF32, rows, cols, cols});
+      const MatrixPtr dense = pack(source, format::kDense, DType::kBF16);
+      for (const std::int64_t n : {17, 260}) {
+        std::vector<float> b(static_cast<std::size_t>(n * cols));
+        for (std::size_t i = 0; i < b.size(); ++i) b[i] = static_cast<float>(i % 7) - 3;
+        std::vector<double> expected(static_cast<std::size_t>(n * rows));
+        SpmmArgs args;
+        args.b = matrix_ref(b.data(), n, cols);
+        args.c = {expected.data(), DType::kF64, n, rows, rows};
+        spmm_reference(*dense, args);
+        for (const FormatSpec& spec : kSpecs) {
+          const MatrixPtr a = pack(source, spec, DType::kBF16);
+          a->validate();
+          std::vector<float> c(expected.size(), -1.0F);
+          args.c = matrix_ref(c.data(), n, rows);
+          spmm(*a, args, default_pool(), kernel_);
+          for (std::size_t i = 0; i < c.size(); ++i)
+            ASSERT_EQ(c[i], static_cast<float>(expected[i]))
+                << spec.name() << ", " << rows << "x" << cols << ", n " << n << ", at " << i;
+        }
+      }
+    }
+  }
+}
+
 TEST_F(HybridSpmm, SharesAnEmptyWeightAmongManyThreads) {
   const std::vector<float> zero(static_cast<std::size_t>(64 * 96));
   const MatrixPtr a = pack(DenseSource({zero.data(), DType::kF32, 64, 96, 96}),

@@ -25,7 +25,7 @@ class BitmapAmxPanels final : public SpmmKernel {
                               const SpmmProblem& p) const override {
     // 3.7 cycles a vector of 32 weights. Half of the shorter of decoding and multiplying hides
     // behind the other.
-    const strip::PanelCounts counts(p);
+    const strip::PanelCounts counts(p, strip::kManyPanelTokens);
     const double products = counts.products * strip::PanelCounts::kProductCycles;
     const double decode = counts.tiles * counts.turns * 16 * 3.7;
     return {
@@ -38,7 +38,8 @@ class BitmapAmxPanels final : public SpmmKernel {
     const std::uint64_t* offsets = a.offsets().data();
     const strip::TileStrips strips{a.block(0), offsets, a.tiles_per_block()};
     strip::for_each_turn(
-        args, a.tiles_per_block(), pool, [&](const auto& x, const auto& epilogue, auto n) {
+        args, a.tiles_per_block(), pool,
+        [&](const auto& x, const auto& epilogue, auto n) {
           pool.run([&](int worker) {
             strip::BitmapPanels(strips, x).run(
                 cut_by_bytes(offsets, a.row_blocks(), worker, pool.size()),
@@ -47,7 +48,8 @@ class BitmapAmxPanels final : public SpmmKernel {
                   strip::store_all_sums(epilogue, sums, first, last, x, n, a.rows());
                 });
           });
-        });
+        },
+        strip::kManyPanelTokens);
   }
 };
 

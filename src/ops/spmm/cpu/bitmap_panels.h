@@ -24,7 +24,9 @@ struct TileStrips {
 class BitmapPanels {
  public:
   BitmapPanels(const TileStrips& a, const Activations& x)
-      : a_(a), x_(x), range_tiles_(panel_range_tiles(x, a.tiles, kPanelRangeBytes)) {}
+      : a_(a),
+        x_(x),
+        range_tiles_(panel_range_tiles(x, a.tiles, range_bytes(x.token_tiles, x.parts))) {}
 
   /// Strips [begin, end); with lists, `begin` is even. Calls store(first, last, sums) when those
   /// strips are done, from the first to the last.

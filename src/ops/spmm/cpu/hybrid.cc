@@ -138,7 +138,7 @@ class HybridAmx final : public SpmmKernel {
   [[nodiscard]] SpmmCost cost(const FormatSpec& spec, const PatternStats& pattern,
                               const SpmmProblem& p) const override {
     const HybridShares shares = hybrid_shares(spec, pattern);
-    const strip::PanelCounts whole(p);
+    const strip::PanelCounts whole(p, strip::kManyPanelTokens);
     const double products =
         whole.products * shares.tiles / whole.tiles * strip::PanelCounts::kProductCycles;
     const double decode = shares.tiles * whole.turns * 16 * 3.7;
@@ -162,9 +162,9 @@ class HybridAmx final : public SpmmKernel {
     const SortedColumns b(args.b, a.col_order(), pool);
     SpmmArgs sorted = args;
     sorted.b = b.get();
-    for (std::int64_t t = 0; t < args.b.rows; t += strip::kPanelTokens)
-      run_turn(a, strip::tokens_of(sorted, t, std::min(args.b.rows, t + strip::kPanelTokens)),
-               pool);
+    const std::int64_t turn = strip::turn_tokens(args.b.rows, strip::kManyPanelTokens);
+    for (std::int64_t t = 0; t < args.b.rows; t += turn)
+      run_turn(a, strip::tokens_of(sorted, t, std::min(args.b.rows, t + turn)), pool);
   }
 
  private:

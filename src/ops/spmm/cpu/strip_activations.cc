@@ -102,6 +102,19 @@ std::size_t huge_page_bytes(std::size_t bytes) {
   return bytes < kWorthIt ? bytes : std::max(bytes, kHugeFrom);
 }
 
+std::int64_t turn_tokens(std::int64_t n, std::int64_t most) {
+  const std::int64_t turns = std::max<std::int64_t>(1, (n + most - 1) / most);
+  return std::max<std::int64_t>(16, round_up((n + turns - 1) / turns, 16));
+}
+
+std::int64_t range_bytes(std::int64_t token_tiles, std::int64_t parts) {
+  // Of a 2 MiB L2, what activations may take: sums and weights pass through the rest.
+  constexpr std::int64_t kFewTokens = 600 << 10;
+  // 18 KiB for two strips.
+  constexpr std::int64_t kTiles = 9;
+  return token_tiles <= 16 ? kFewTokens : kTiles * token_tiles * parts * kTileBytes;
+}
+
 SpmmArgs tokens_of(const SpmmArgs& args, std::int64_t begin, std::int64_t end) {
   const auto skip = [begin](std::int64_t row_stride, DType dtype) {
     return static_cast<std::size_t>(begin * row_stride) * size_of(dtype);
@@ -125,8 +138,8 @@ AmxActivations::AmxActivations(const ConstMatrixRef& b, Precision precision, std
         return Activations{nullptr, round_up(padded_k, kTileK), tiles.count, tiles.tokens,
                            amx_parts(b.dtype, precision)};
       }()),
-      storage_(
-          static_cast<std::size_t>(x_.padded_k / kTileK * x_.token_tiles * x_.parts * kTileBytes)) {
+      storage_(huge_page_bytes(static_cast<std::size_t>(x_.padded_k / kTileK * x_.token_tiles *
+                                                        x_.parts * kTileBytes))) {
   auto* to = storage_.as<std::byte>();
   x_.data = to;
   const std::int64_t live_tiles = (b.cols + kTileK - 1) / kTileK;

@@ -26,6 +26,15 @@ struct TokenTiles {
 /// measured.
 std::size_t huge_page_bytes(std::size_t bytes);
 
+/// Tokens of each turn of n where at most `most`, a multiple of 16, are multiplied at once: turns
+/// are equal but for whole token tiles, because each reads the weight.
+std::int64_t turn_tokens(std::int64_t n, std::int64_t most);
+
+/// Bytes of the activations of a range of K: they stay in L2 while all strips go past. With more
+/// than 16 token tiles a range is so short that the weights of two strips stay in L1 while all
+/// tokens go past.
+std::int64_t range_bytes(std::int64_t token_tiles, std::int64_t parts);
+
 /// The part of a multiplication that makes tokens [begin, end).
 SpmmArgs tokens_of(const SpmmArgs& args, std::int64_t begin, std::int64_t end);
 

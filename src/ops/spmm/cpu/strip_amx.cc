@@ -160,7 +160,8 @@ void run_amx(const Unit& unit, const Activations& x, const Unit* next) {
   }
   if (passes < 4) return run_reading_ahead<8>(unit, x, *next);
   if (passes < 8) return run_reading_ahead<4>(unit, x, *next);
-  run_reading_ahead<2>(unit, x, *next);
+  if (passes < 16) return run_reading_ahead<2>(unit, x, *next);
+  run_reading_ahead<1>(unit, x, *next);
 }
 
 void amx_pack_bf16(const AmxPack& p) {

@@ -17,6 +17,8 @@ namespace rarefy::strip {
 
 /// Tokens that are multiplied at once; more come in turns, and the weight is decoded again.
 inline constexpr std::int64_t kPanelTokens = 256;
+/// The same where panels are decoded beside products, which hides them whatever the range.
+inline constexpr std::int64_t kManyPanelTokens = 512;
 /// Activations of a range of K that, beside sums and panels, stay in a 2 MiB L2.
 inline constexpr std::int64_t kPanelRangeBytes = 600 << 10;
 
@@ -74,10 +76,11 @@ inline void store_all_sums(const Epilogue& epilogue, const float* sums, std::int
 
 /// Calls multiply(x, epilogue, n) for each turn of tokens, with their activations packed.
 template <class Multiply>
-void for_each_turn(const SpmmArgs& args, std::int64_t tiles, ThreadPool& pool,
-                   Multiply&& multiply) {
-  for (std::int64_t t = 0; t < args.b.rows; t += kPanelTokens) {
-    const SpmmArgs part = tokens_of(args, t, std::min(args.b.rows, t + kPanelTokens));
+void for_each_turn(const SpmmArgs& args, std::int64_t tiles, ThreadPool& pool, Multiply&& multiply,
+                   std::int64_t most_tokens = kPanelTokens) {
+  const std::int64_t turn = turn_tokens(args.b.rows, most_tokens);
+  for (std::int64_t t = 0; t < args.b.rows; t += turn) {
+    const SpmmArgs part = tokens_of(args, t, std::min(args.b.rows, t + turn));
     const AmxActivations x(part.b, args.precision, tiles * kTileK, pool);
     const Epilogue epilogue(part);
     multiply(x.get(), epilogue, part.b.rows);
@@ -95,10 +98,10 @@ struct PanelCounts {
   double products;  ///< Tile by tile.
   double around;    ///< Cycles of packing activations and storing results.
 
-  explicit PanelCounts(const SpmmProblem& p)
+  explicit PanelCounts(const SpmmProblem& p, std::int64_t most_tokens = kPanelTokens)
       : tiles(std::ceil(static_cast<double>(p.m) / kOutputs) *
               std::ceil(static_cast<double>(p.k) / kTileK)),
-        turns(std::ceil(static_cast<double>(p.n) / kPanelTokens)) {
+        turns(std::ceil(static_cast<double>(p.n) / static_cast<double>(most_tokens))) {
     const double parts = amx_parts(p.activations, p.precision);
     const auto n = static_cast<double>(p.n);
     products = tiles * std::ceil(n / 16) * parts;

@@ -24,14 +24,16 @@ using strip::Activations;
 using strip::kOutputs;
 using strip::Unit;
 
-/// Tokens that are multiplied at once; more come in turns.
-constexpr std::int64_t kTokensAtOnce = 256;
+/// Tokens that are multiplied at once; more come in turns, which read the weight again.
+constexpr std::int64_t kAmxTokens = 512;
+constexpr std::int64_t kFmaTokens = 256;
 /// Of a 2 MiB L2, what the activations of a range of K may take: sums and weights pass through the
 /// rest.
-constexpr std::int64_t kAmxRangeBytes = 600 << 10;
 constexpr std::int64_t kFmaRangeBytes = 384 << 10;
-/// Sums of the strips that a thread takes before it begins a new round over K.
+/// Sums of the strips that a thread takes before it begins a new round over K. With short ranges
+/// they come and go so often that they are to stay in L2.
 constexpr std::int64_t kSumBytes = 1 << 20;
+constexpr std::int64_t kManyTokensSumBytes = 512 << 10;
 /// One instruction set: kernels of the three dtypes, nullptr where there is none.
 struct Level {
   Isa isa;
@@ -84,7 +86,7 @@ class Worker {
         n_(n),
         ranges_(weights.padded_k(), weights.width(),
                 std::int64_t{x.token_tiles} * (level.is_amx() ? 32 * x.parts : 4 * x.tokens),
-                level.is_amx() ? kAmxRangeBytes : kFmaRangeBytes),
+                level.is_amx() ? strip::range_bytes(x.token_tiles, x.parts) : kFmaRangeBytes),
         // One token tile leaves AMX registers for four strips, and memory likes four streams.
         // AVX-512 keeps sums of four strips in registers, so that a broadcast serves four products.
         strips_together_(level.isa < Isa::kAvx512                ? 1
@@ -98,7 +100,7 @@ class Worker {
         ranges_.count == 1
             ? end - begin
             : std::max<std::int64_t>(strip::kStripsAStore,
-                                     kSumBytes / (x_.token_tiles * strip_bytes()) /
+                                     sum_bytes() / (x_.token_tiles * strip_bytes()) /
                                          strip::kStripsAStore * strip::kStripsAStore);
     for (std::int64_t s = begin; s < end; s += round) run_round(s, std::min(end, s + round));
     if (level_.is_amx()) strip::amx_end();
@@ -107,6 +109,10 @@ class Worker {
  private:
   static constexpr std::int64_t strip_bytes() {
     return strip::kSumTileFloats * static_cast<std::int64_t>(sizeof(float));
+  }
+
+  [[nodiscard]] std::int64_t sum_bytes() const {
+    return level_.is_amx() && x_.token_tiles > 16 ? kManyTokensSumBytes : kSumBytes;
   }
 
   /// All of K for strips [begin, end).
@@ -201,7 +207,9 @@ class StripKernel final : public SpmmKernel {
     const auto m = static_cast<double>(p.m);
     const auto n = static_cast<double>(p.n);
     const auto k = static_cast<double>(p.k);
-    const double moved = bytes + activation_bytes(p);
+    const double turns =
+        std::ceil(n / static_cast<double>(level_.is_amx() ? kAmxTokens : kFmaTokens));
+    const double moved = turns * bytes + activation_bytes(p);
     if (!level_.is_amx()) {
       const double passes = std::ceil(n / level_.most_tokens);
       return {
@@ -215,7 +223,10 @@ class StripKernel final : public SpmmKernel {
     const double token_tiles = std::ceil(n / 16);
     const double parts = strip::amx_parts(p.activations, p.precision);
     const double product = spec.block_rows % 32 == 0 || format_ == Format::kDense ? 57 : 70;
-    const double ranges = std::ceil(k * token_tiles * 32 * parts / kAmxRangeBytes);
+    const std::int64_t turn_tiles = strip::turn_tokens(p.n, kAmxTokens) / 16;
+    const double ranges =
+        std::ceil(k * static_cast<double>(turn_tiles) * 32 * parts /
+                  static_cast<double>(strip::range_bytes(turn_tiles, static_cast<int>(parts))));
     const double sum_tiles = std::ceil(m / kOutputs) * token_tiles * (ranges > 1 ? ranges : 0);
     const double activation_tiles = p.threads * k / 32 * token_tiles * parts;
     return {.bytes = moved,
@@ -225,8 +236,10 @@ class StripKernel final : public SpmmKernel {
 
   void run(const Matrix& a, const SpmmArgs& args, ThreadPool& pool) const override {
     const strip::Weights weights(a);
-    for (std::int64_t t = 0; t < args.b.rows; t += kTokensAtOnce) {
-      const SpmmArgs part = strip::tokens_of(args, t, std::min(args.b.rows, t + kTokensAtOnce));
+    const std::int64_t turn =
+        strip::turn_tokens(args.b.rows, level_.is_amx() ? kAmxTokens : kFmaTokens);
+    for (std::int64_t t = 0; t < args.b.rows; t += turn) {
+      const SpmmArgs part = strip::tokens_of(args, t, std::min(args.b.rows, t + turn));
       if (level_.is_amx()) {
         const strip::AmxActivations x(part.b, args.precision, weights.padded_k(), pool);
         run_tokens(a, weights, x.get(), part, pool);
