@@ -14,6 +14,7 @@
 
 #include "arguments.h"
 #include "bindings.h"
+#include "rarefy/spmm.h"
 #include "source.h"
 
 namespace nb = nanobind;
@@ -45,6 +46,9 @@ PlanRequest request_of(const Wishes& wishes) {
   request.precision = precision_argument(wishes.precision);
   for (const std::string& format : wishes.formats)
     request.formats.push_back(format_argument(format));
+  for (const std::string& kernel : wishes.kernels)
+    require(find_spmm_kernel(kernel) != nullptr,
+            "kernels: expected names of spmm_kernels(), got '{}'", kernel);
   request.kernels = wishes.kernels;
   if (wishes.memory_budget) request.memory_budget = *wishes.memory_budget;
   if (!wishes.measure) request.measure_best = 0;

@@ -113,7 +113,7 @@ def _from_entry(like: nn.Linear | BlockSparseLinear, state: Mapping[str, Any], p
     try:
         pattern.check_rows(row_offsets, col_indices, like.in_features // cols)
     except ValueError as error:
-        raise ValueError(f"{prefix}{error}") from None
+        raise type(error)(f"{prefix}{error}") from None
     mask = pattern.mask_from_rows(row_offsets, col_indices, like.in_features // cols)
     target = like.weight
     layer = BlockSparseLinear(

@@ -19,7 +19,8 @@ def describe(value: Any) -> str:
     if isinstance(value, torch.Tensor):
         shape = list(value.shape)
         return f"{str(value.dtype).removeprefix('torch.')} {shape} on {value.device}"
-    return f"{value!r} ({type(value).__name__})"
+    text = " ".join(repr(value).split())
+    return f"{text if len(text) <= 80 else text[:79] + '…'} ({type(value).__name__})"
 
 
 def check_float_tensor(argument: str, value: Any, dim: int | None = None) -> torch.Tensor:

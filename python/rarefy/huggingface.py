@@ -195,8 +195,10 @@ def pretrained(
 
     auto_class = AutoModelForCausalLM if auto_class is None else auto_class
     folder = Path(path)
-    if folder.exists() and not (folder / "config.json").is_file():
-        fail("path", "a folder with config.json", describe(str(path)))
+    # "org/model" is a name on the Hub; where no name can begin so, transformers speaks of names all the same.
+    is_local = folder.exists() or isinstance(path, os.PathLike) or str(path).startswith((".", "/", "~"))
+    if is_local and not (folder / "config.json").is_file():
+        fail("path", "a folder with config.json, or a name on the Hub", describe(str(path)))
     if folder.is_dir() and _has_blocks(folder):
         return _block_sparse_pretrained(folder, auto_class, **kwargs)
     with packing(format, tokens):

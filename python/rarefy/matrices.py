@@ -56,8 +56,8 @@ def plan(
     activations: str = "f32",
     output: str | None = None,
     precision: str = "exact",
-    formats: Iterable[str] = (),
-    kernels: Iterable[str] = (),
+    formats: str | Iterable[str] = (),
+    kernels: str | Iterable[str] = (),
     memory_budget: int | None = None,
     measure: bool = True,
     time_budget_s: float = 2.0,
@@ -67,7 +67,7 @@ def plan(
     """Finds the format and the kernels that run a weight fastest on this machine; `pack(weight, plan)` packs it so.
 
     tokens: how many rows of activations come at once, each with its share of the objective.
-    activations, output: their dtypes, "f32", "f16" or "bf16"; the output's is that of activations otherwise.
+    activations, output: their dtypes, as `pack` takes them; the output's is that of activations otherwise.
     precision: as in `spmm`.
     formats, kernels: only these compete, if any are given; dense always does.
     memory_budget: bytes that the packed weight may take.
@@ -88,8 +88,8 @@ def plan_all(
     activations: str = "f32",
     output: str | None = None,
     precision: str = "exact",
-    formats: Iterable[str] = (),
-    kernels: Iterable[str] = (),
+    formats: str | Iterable[str] = (),
+    kernels: str | Iterable[str] = (),
     memory_budget: int | None = None,
     measure: bool = True,
     time_budget_s: float = 2.0,
@@ -101,25 +101,42 @@ def plan_all(
     return dict(zip(weights, _core.plan_all(list(weights.items()), wishes, cache_dir, cache), strict=True))
 
 
-def _wishes(tokens: Any, activations: str, output: str | None, precision: str, formats: Any, kernels: Any, *rest: Any) -> Any:
+def _dtype_name(dtype: Any) -> Any:
+    """The name of torch's and numpy's dtypes."""
+    if dtype is None or isinstance(dtype, str):
+        return dtype
+    return (dtype.__name__ if isinstance(dtype, type) else str(dtype)).removeprefix("torch.")
+
+
+def _names(names: str | Iterable[str]) -> list[str]:
+    return [names] if isinstance(names, str) else list(names)
+
+
+def _wishes(tokens: Any, activations: Any, output: Any, precision: str, formats: Any, kernels: Any, *rest: Any) -> Any:
     if not isinstance(tokens, Mapping):
         raise ArgumentError(f"tokens: expected a mapping from numbers of rows to their shares, got {tokens!r}")
-    return _core._Wishes(dict(tokens), activations, output or activations, precision, list(formats), list(kernels), *rest)
+    activations = _dtype_name(activations)
+    output = activations if output is None else _dtype_name(output)
+    return _core._Wishes(dict(tokens), activations, output, precision, _names(formats), _names(kernels), *rest)
 
 
-def pack(weight: Weight, format: str | Plan | None = None, *, dtype: str | None = None) -> Matrix:
+def pack(weight: Weight, format: str | Plan | None = None, *, dtype: Any = None) -> Matrix:
     """Packs an M×K weight: a dense array, a tensor of a checkpoint, or a packed one for another format.
 
     weight: float32, float16 or bfloat16, rows of K values.
     format: "dense", "dense16x32", "csr", "csr16", "bitmap", "window", "csb", "delta4", "delta8",
         "sell8", "sell16", "N:M" such as "2:4", "bsrRxC" such as "bsr16x32", or "hybridRxC-B" such as "hybrid32x32-0"
         (docs/hybrid.md); or a plan, whose kernels will run it. None is `plan(weight)`.
-    dtype: "f32", "f16" or "bf16" to round the values to; the weight's own otherwise.
+    dtype: "f32", "f16" or "bf16" (or torch's or numpy's) to round the values to; the weight's own otherwise.
 
     Zeros of either sign are not stored. Raises ArgumentError for an unknown format or dtype,
     UnsupportedError when the format cannot hold this shape or these values.
     """
-    return _core.pack(weight, plan(weight) if format is None else format, dtype)
+    if format is None:
+        format = plan(weight)
+    if not isinstance(format, (str, Plan)):
+        raise ArgumentError(f"format: expected the name of a format, a plan or None, got {format!r}")
+    return _core.pack(weight, format, _dtype_name(dtype))
 
 
 def to_dense(matrix: Matrix | Source, out: Array | None = None) -> Any:

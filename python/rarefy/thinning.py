@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from .checks import check_float_tensor, describe, fail
+from .errors import Error
 from .masks import Structure
 from .recipe import Recipe
 from .sparse_linear import SparseLinear
@@ -139,7 +140,10 @@ def _thin_layer(recipe: Recipe, name: str, layer: nn.Linear, norms: torch.Tensor
         mask = Structure.parse(recipe.pattern).mask(scores, recipe.sparsity, recipe.scope)
         weight = torch.where(mask, weight, 0)
     bias = None if layer.bias is None else layer.bias.detach()
-    sparse = SparseLinear(weight, bias, recipe.format, recipe.tokens)
+    try:
+        sparse = SparseLinear(weight, bias, recipe.format, recipe.tokens)
+    except Error as error:  # A format that does not take this weight, say.
+        raise type(error)(f"{name}: {error}") from None
     if bias is not None:
         sparse.bias.requires_grad_(layer.bias.requires_grad)
     return sparse.train(layer.training)

@@ -214,6 +214,8 @@ def test_bad_inputs():
         layer(torch.randn(2, 32))
     with pytest.raises(TypeError, match=r"x: expected torch.float32 as the weight \(or autocast\), got bfloat16"):
         layer(torch.randn(2, 64, dtype=torch.bfloat16))
+    with pytest.raises(ValueError, match=r"^density: expected a number above 0 and at most 1, got \[0, 1, 2, .{60,80}… \(list\)$"):
+        BlockSparseLinear(64, 64, density=list(range(1000)))
     with pytest.raises(ValueError, match=r"x: expected a tensor on cpu, got float32 \[2, 64\] on meta"):
         layer(torch.randn(2, 64, device="meta"))
 

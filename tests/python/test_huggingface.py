@@ -157,8 +157,9 @@ def test_a_checkpoint_of_another_shape(thin_folder, tmp_path):
     (tmp_path / "other" / "config.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match=r"model.layers.0.mlp.\w+_proj.weight: expected \[\d+, \d+\], got \[\d+, \d+\]"):
         rarefy.pretrained(tmp_path / "other")
-    with pytest.raises(ValueError, match="path: expected a folder with config.json"):
-        rarefy.pretrained(tmp_path)
+    for path in (tmp_path, tmp_path / "nowhere", "./nowhere"):
+        with pytest.raises(ValueError, match="path: expected a folder with config.json, or a name on the Hub, got"):
+            rarefy.pretrained(path)
 
 
 def test_patched_models_save_and_load_back(tmp_path):

@@ -46,8 +46,9 @@ def test_a_weight_can_be_packed_again(rng):
     csr = rarefy.pack(rarefy.pack(weight, "bitmap"), "csr")
     assert csr.format == "csr"
     np.testing.assert_array_equal(rarefy.to_dense(csr), weight)
-    half = rarefy.pack(csr, "csr16", dtype="f16")
-    np.testing.assert_array_equal(rarefy.to_dense(half), weight.astype(np.float16))
+    for dtype in ("f16", np.float16, np.dtype("float16")):
+        half = rarefy.pack(csr, "csr16", dtype=dtype)
+        np.testing.assert_array_equal(rarefy.to_dense(half), weight.astype(np.float16))
 
 
 def test_a_row_stride_is_no_copy_but_other_strides_are_errors(rng):
@@ -128,6 +129,10 @@ ERRORS = {
     "weight: expected f32, f16 or bf16, got f64": lambda m, x: rarefy.pack(np.zeros((2, 2)), "csr"),
     "weight: expected an array .* got list": lambda m, x: rarefy.pack([[1.0]], "csr"),
     "dtype: expected f32, f16 or bf16, got 'i8'": lambda m, x: rarefy.pack(x, "csr", dtype="i8"),
+    "dtype: expected f32, f16 or bf16, got 'float64'": lambda m, x: rarefy.pack(x, "csr", dtype=np.float64),
+    "format: expected the name of a format, a plan or None, got 3": lambda m, x: rarefy.pack(x, 3),
+    "kernels: expected names of spmm_kernels.*, got 'nope'": lambda m, x: rarefy.plan(x, kernels="nope"),
+    "format: expected a format .*, got 'cheese'": lambda m, x: rarefy.plan(x, formats="cheese"),
     "b: expected 3x100, got 3x99": lambda m, x: rarefy.spmm(m, x[:, :99]),
     "b: expected a matrix": lambda m, x: rarefy.spmm(m, x[0]),
     "activation: expected none, relu, gelu or silu, got 'tanh'": lambda m, x: rarefy.spmm(m, x, activation="tanh"),

@@ -204,6 +204,12 @@ def test_bad_recipes_change_nothing(recipe, message):
     assert not any(isinstance(module, SparseLinear) for module in model.modules())
 
 
+@pytest.mark.parametrize("format, message", [("2:4", "expected at most 2 nonzeros"), ("cheese", "format: expected a format")])
+def test_formats_that_do_not_fit_name_the_layer(format, message):
+    with pytest.raises(rarefy.Error, match=f"layers.0.q_proj: .*{message}"):
+        rarefy.thin(Model(), {"sparsity": 0.3, "format": format})
+
+
 def test_bad_models():
     with pytest.raises(TypeError, match="model: expected a torch.nn.Module"):
         rarefy.thin("model", 0.5)
