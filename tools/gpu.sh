@@ -5,7 +5,7 @@
 #
 # Without a folder it builds what it runs in build/release, for which the machine needs the packages of
 # tools/debian-packages.txt. Where they are not to be had, tools/gpu_programs.sh gathers programs and libraries on another
-# machine. Rows go to bench/results/<device>/, or to $RESULTS. Every step has a limit, and what is left of the eight minutes.
+# machine. Rows go to bench/results/<device>/, or to $RESULTS/<device>/. Every step has a limit, and what is left of the eight minutes.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
@@ -30,7 +30,7 @@ if [ -z "$bin" ]; then
   [ -z "$missing" ] || tools/install_deps.sh >/dev/null 2>&1 ||
     die "to build here these packages are missing and could not be installed: $missing (or run tools/gpu_programs.sh FOLDER elsewhere, then tools/gpu.sh FOLDER here)"
   [ -f $bin/build.ninja ] || cmake --preset release >/dev/null || die 'cmake failed'
-  cmake --build $bin -j "$(nproc)" --target rarefy_cli rarefy_gpu_bench test_cuda_compile test_cuda_device \
+  cmake --build $bin -j "$(nproc)" --target rarefy_cli rarefy_gpu_search_bench test_cuda_compile test_cuda_device \
     test_cuda_spmm test_cuda_decoder test_model || die 'the build failed'
   total=$((total + SECONDS))  # What a first build takes comes on top.
 fi
@@ -39,43 +39,20 @@ export RAREFY_SOURCE=$PWD  # Where tests find their data, wherever they were bui
 program() {  # NAME: in the folder, or among its tests
   for path in "$bin/$1" "$bin/test-bin/$1"; do [ -x "$path" ] && { echo "$path"; return; }; done
 }
-for name in rarefy rarefy-gpu-bench cuda_compile cuda_device cuda_spmm cuda_decoder model; do
+for name in rarefy rarefy-gpu-search-bench cuda_compile cuda_device cuda_spmm cuda_decoder model; do
   [ -n "$(program $name)" ] || die "no $name in $bin"
 done
 
 device=$(nvidia-smi --query-gpu=name --format=csv,noheader | head -n 1 | tr 'A-Z ' 'a-z-')
-results=${RESULTS:-bench/results/$device}
+root=${RESULTS:-bench/results}
+results=$root/$device
 mkdir -p "$results"
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
 failed=0
 
 step 'what is there'
 within 20 "$(program rarefy)" doctor | tee "$results/doctor.txt"
-
-bench=$(program rarefy-gpu-bench)
-run_bench() {  # NAME SECONDS ARGUMENTS…
-  local name=$1 limit=$2
-  shift 2
-  step "benchmark $name"
-  within "$limit" "$bench" "$@" >"$results/$name.csv" || failed=1
-  # shape, N, sparsity, pattern, kernel, µs, over dense, over cuSPARSE
-  awk -F, '!/^#/ && NR > 2 { printf "%6s x %-6s n %-4s %-6s %-10.10s %-55s %8s %8s %8s\n", $1, $2, $3, $4, $5, $8, $9, $17, $20 }' \
-    "$results/$name.csv"
-}
-run_bench spmm-f16 100 --dtype f16
-run_bench spmm-f32 40 --dtype f32 --shapes 14336x4096,28672x8192 --sparsity 0.9,0.95,0.99 --n 1,16,64
-run_bench spmm-features 20 --dtype f32 --layout features --shapes 14336x4096,28672x8192 --sparsity 0.99 --n 16,64
-run_bench spmm-skew 30 --dtype f16 --patterns uniform,rowskew,blockskew --shapes 14336x4096 --sparsity 0.7,0.95 --n 1,16 --cusparse-from 1
-dlmc=${RAREFY_SHARED:-../shared}/data/dlmc
-if [ -d "$dlmc" ]; then
-  files=$(find "$dlmc" -name '*.smtx' | sort | paste -sd,)
-  run_bench spmm-dlmc 40 --dtype f32 --patterns "$files" --n 32,128
-  awk -F, '!/^#/ && NR > 2 && $20 > 0 { sum += log($20); n++ } END { if (n) printf "DLMC: %d problems, geometric mean over cuSPARSE %.2f\n", n, exp(sum / n) }' \
-    "$results/spmm-dlmc.csv"
-fi
-step 'the search against all kernels'
-within 60 "$bench" --quality --dtype f16 --shapes 14336x4096,4096x4096 --sparsity 0.7,0.95 --n 1,16 >"$results/search.csv" || failed=1
-awk -F, '!/^#/ && NR > 2 { printf "%6s x %-6s n %-4s %-6s %5.1f %% of the optimum, cold %5.1f s, warm %5.1f s  %s\n", $1, $2, $3, $4, 100 * $11, $15, $16, $9 }' \
-  "$results/search.csv"
 
 for test in cuda_compile cuda_device cuda_spmm cuda_decoder model; do
   step "test $test"
@@ -95,12 +72,53 @@ if command -v compute-sanitizer >/dev/null; then
   done
 fi
 
+# ops TITLE SECONDS ARGUMENTS…: as many problems as begin within that time and were not measured by this version before, so
+# that another call goes on where this one stopped.
+started=$(date +%s)
+ops() {
+  local limit=$2
+  step "operators: $1"
+  shift 2
+  [ "$limit" -lt $((total - SECONDS)) ] || limit=$((total - SECONDS))
+  within $((limit + 30)) "$(program rarefy)" bench ops --device cuda --seconds 10 --within "$limit" --missing \
+    --save "$root" -o json "$@" >"$scratch/rows.json" || failed=1
+}
+# What the search chose, over the best dense product and over cuSPARSE.
+table() {
+  awk -F, '
+    NR == 1 { for (i = 1; i <= NF; ++i) at[$i] = i; next }
+    $at["date"] < today { next }
+    { p = sprintf("%12s n %-3s %-5s %-4s %-12.12s %-8s", $at["shape"], $at["n"], $at["sparsity"], $at["dtype"], $at["pattern"], $at["layout"]); us = $at["median_us"] }
+    $at["method"] ~ /^cublas/ && (!(p in dense) || us < dense[p]) { dense[p] = us }
+    $at["method"] ~ /^cusparse/ { sparse[p] = us }
+    $at["chosen"] == "true" { best[p] = us; name[p] = $at["method"]; order[++n] = p }
+    END { for (i = 1; i <= n; ++i) { p = order[i]
+            printf "%s %-55s %8.2f us  dense %s  cuSPARSE %s\n", p, name[p], best[p], over(dense, p), over(sparse, p) } }
+    function over(rival, p) { return p in rival ? sprintf("%5.2fx", rival[p] / best[p]) : "    -" }
+  ' today="$(date -u -d "@$started" +%F)" "$results/ops.csv"
+}
+ops 'f16' 90 --dtype fp16 --shapes 28672x8192,14336x4096,4096x14336,4096x4096 --sparsity 0.7,0.5,0.9,0.8,0.99,0.6,0.95 --n 8,1,64,16
+ops 'f32' 30 --dtype fp32 --shapes 28672x8192,14336x4096 --sparsity 0.99,0.95,0.9 --n 1,16,64
+ops 'activations by features' 15 --dtype fp32 --layout features --shapes 28672x8192,14336x4096 --sparsity 0.99 --n 16,64
+ops 'uneven patterns' 20 --dtype fp16 --pattern rowskew,blockskew,uniform --shapes 14336x4096 --sparsity 0.7,0.95 --n 1,16
+dlmc=${RAREFY_SHARED:-../shared}/data/dlmc
+if [ -d "$dlmc" ]; then
+  ops 'DLMC' 30 --dtype fp32 --pattern "$(find "$dlmc" -name '*.smtx' | sort | paste -sd,)" --n 32,128
+  table | awk '/\.smtx/ && $NF ~ /x$/ { sum += log(substr($NF, 1, length($NF) - 1)); ++n } END { if (n) printf "DLMC: %d problems, geometric mean over cuSPARSE %.2f\n", n, exp(sum / n) }'
+fi
+table
+
+step 'the search against all kernels'
+within 60 "$(program rarefy-gpu-search-bench)" >"$results/search.csv" || failed=1
+awk -F, '!/^#/ && NR > 2 { printf "%6s x %-6s n %-4s %-6s %5.1f %% of the optimum, cold %5.1f s, warm %5.1f s  %s\n", $1, $2, $3, $4, 100 * $11, $15, $16, $9 }' \
+  "$results/search.csv"
+
 # Llama 2's 7 B with 70 % zeros, one sequence and eight, and 27 B with 99 %: the same weights kept dense and thin.
 step 'whole model'
 run_model() {  # NAME ARGUMENTS…
   name=$1
   shift
-  within 60 "$(program rarefy)" bench --device cuda -r 3 -o json --save "$(dirname "$results")" "$@" >"$results/$name.json" || failed=1
+  within 60 "$(program rarefy)" bench --device cuda -r 3 -o json --save "$root" "$@" >"$scratch/$name.json" || failed=1
 }
 memory=$(nvidia-smi --query-gpu=memory.total --format=csv,noheader,nounits | head -n 1)  # MiB
 for format in '' '--format dense'; do
@@ -110,7 +128,7 @@ for format in '' '--format dense'; do
   [ -n "$format" ] && [ "$memory" -lt 60000 ] && continue
   run_model 27b-99${format:+-dense} --random 27b --sparsity 0.99 $format -p 512 -n 64
 done
-grep -H '"avg_ts"' "$results"/7b-70-*.json "$results"/27b-*.json
+(cd "$scratch" && grep -H '"avg_ts"' 7b-70-*.json 27b-*.json)
 
 # Every kernel of every search space, as long as there is time.
 step 'compile all kernels'

@@ -2,15 +2,21 @@
 
 #include <fmt/format.h>
 
-#include <charconv>
+#include <array>
+#include <chrono>
 #include <cstdio>
 #include <ctime>
 #include <functional>
+#include <limits>
+#include <map>
+#include <set>
 
 #include "base/check.h"
+#include "cli/bench_ops_cases.h"
 #include "cli/bench_ops_gpu.h"
 #include "cli/bench_ops_rows.h"
 #include "cli/bench_ops_run.h"
+#include "cli/bench_ops_table.h"
 #include "cli/numbers.h"
 #include "cli/terminal.h"
 #include "cli/version.h"
@@ -25,25 +31,13 @@ struct Flags {
   std::vector<std::int64_t> ns{1};
   std::vector<double> sparsities{0.7};
   std::vector<std::string> patterns{"uniform"};
-  std::string dtype = "bf16", activations, precision, only, output, save;
+  std::string dtype = "bf16", activations, precision, layout = "tokens", only, output, save;
   int repetitions = 15;
-  double seconds = 20;
+  double seconds = 20, within = std::numeric_limits<double>::infinity();
   std::int64_t rotate_mb = 1024;
   std::uint64_t seed = 1;
-  bool all = false, save_given = false;
+  bool all = false, save_given = false, missing = false;
 };
-
-std::pair<std::int64_t, std::int64_t> parse_shape(const std::string& text) {
-  std::int64_t m = 0;
-  std::int64_t k = 0;
-  const char* end = text.data() + text.size();
-  const auto [cross, e1] = std::from_chars(text.data(), end, m);
-  const bool crossed = e1 == std::errc{} && cross != end && *cross == 'x';
-  const auto [stop, e2] = std::from_chars(crossed ? cross + 1 : end, end, k);
-  require(crossed && e2 == std::errc{} && stop == end && m > 0 && k > 0,
-          "--shape: expected MxK such as 4096x14336, got '{}'", text);
-  return {m, k};
-}
 
 DType parse_compute_dtype(const std::string& name, const char* flag) {
   const std::optional<DType> dtype = parse_dtype(name);
@@ -64,71 +58,57 @@ std::string today() {
   return text;
 }
 
-bool is_file(const std::string& pattern) {
-  return pattern.ends_with(".smtx") || pattern.ends_with(".mtx");
-}
-
-Table table_of(const bench::Result& result) {
-  Table table({"method", "format", "median us", "min", "max", "MB", "GB/s", "vs dense", "roofline",
-               "rel. error", ""});
-  for (const bench::Row& row : result.rows) {
-    table.add({row.method, row.format, fmt::format("{:.1f}", row.median_us),
-               fmt::format("{:.1f}", row.min_us), fmt::format("{:.1f}", row.max_us),
-               fmt::format("{:.2f}", static_cast<double>(row.bytes) / 1e6),
-               fmt::format("{:.1f}", row.gb_per_s),
-               fmt::format("{:.2f}x", row.speedup_vs_best_dense),
-               row.roofline > 0 ? percent(row.roofline, 0) : "-",
-               fmt::format("{:.1e}", row.max_rel_err), row.chosen ? "chosen" : ""});
-  }
-  return table;
-}
-
-/// Prints one problem as it finishes: people watch.
-void print_problem(const bench::Result& result, const bench::Context& context, bool markdown) {
-  const std::string heading =
-      fmt::format("{} N={} {} {:.1f} % sparse ({}), {} activations, {}", context.shape, context.n,
-                  context.dtype, 100 * context.sparsity, context.pattern, context.activations,
-                  context.gpu.empty() ? fmt::format("{} threads", context.threads) : context.gpu);
-  const Table table = table_of(result);
-  std::printf(markdown ? "### %s\n\n%s\n" : "%s\n%s\n", heading.c_str(),
-              (markdown ? table.markdown() : table.text()).c_str());
-  for (const bench::Skipped& s : result.skipped)
-    std::printf("%s without %s: %s\n", markdown ? "-" : " ", s.name.c_str(), s.reason.c_str());
-  std::printf("\n");
-  std::fflush(stdout);
-}
-
-/// A file brings its own shape and sparsity: it counts once, whatever lists were given.
-struct Case {
-  std::string pattern;
-  std::int64_t m = 0, k = 0;
-  double sparsity = 0;
+/// What holds for all problems of a run.
+struct Asked {
+  DType dtype, activations;
+  std::string gpu;  ///< Empty: the CPU.
 };
 
-std::vector<Case> cases_of(const Flags& flags) {
-  std::vector<Case> cases;
-  for (const std::string& pattern : flags.patterns) {
-    if (is_file(pattern)) {
-      cases.push_back({pattern});
-      continue;
-    }
-    for (const std::string& shape : flags.shapes) {
-      const auto [m, k] = parse_shape(shape);
-      for (double sparsity : flags.sparsities) cases.push_back({pattern, m, k, sparsity});
-    }
+/// A weight that is made when it is needed: that takes a second.
+class LazyWeight {
+ public:
+  explicit LazyWeight(bench::WeightSpec spec) : spec_(std::move(spec)) {}
+  const bench::BenchWeight& get() {
+    if (!weight_) weight_ = bench::make_weight(spec_);
+    return *weight_;
   }
-  return cases;
+
+ private:
+  bench::WeightSpec spec_;
+  std::optional<bench::BenchWeight> weight_;
+};
+
+/// What was asked for names a synthetic problem; a file is named by what it holds.
+bench::Context context_of(const bench::Case& c, LazyWeight& weight, const Flags& flags,
+                          const Asked& asked) {
+  bench::Context context{.dtype = spelled(asked.dtype),
+                         .activations = spelled(asked.activations),
+                         .layout = flags.layout,
+                         .threads = asked.gpu.empty() ? default_pool().size() : 0,
+                         .gpu = asked.gpu,
+                         .date = today(),
+                         .commit = commit()};
+  if (c.is_file()) {
+    context.shape = fmt::format("{}x{}", weight.get().m, weight.get().k);
+    context.sparsity = weight.get().sparsity;
+    context.pattern = std::filesystem::path(c.pattern).filename().string();
+  } else {
+    context.shape = fmt::format("{}x{}", c.m, c.k);
+    context.sparsity = c.sparsity;
+    context.pattern = c.pattern;
+  }
+  return context;
 }
 
 /// Times one problem with the weight of a case, whatever the device.
 using RunProblem = std::function<bench::Result(const bench::BenchWeight& weight, std::int64_t n)>;
 
-RunProblem on_cpu(const Flags& flags, const Session& session, DType dtype, DType activations) {
+RunProblem on_cpu(const Flags& flags, const Session& session, const Asked& asked) {
   bench::RunOptions options;
-  options.activations = activations;
+  options.activations = asked.activations;
   options.precision = flags.precision == "exact" ? Precision::kExact : Precision::kBf16;
-  if (flags.precision.empty() && options.activations != DType::kBF16)
-    options.precision = dtype == DType::kF32 ? Precision::kExact : Precision::kBf16;
+  if (flags.precision.empty() && asked.activations != DType::kBF16)
+    options.precision = asked.dtype == DType::kF32 ? Precision::kExact : Precision::kBf16;
   options.repetitions = flags.repetitions;
   options.seconds = flags.seconds;
   options.rotate = static_cast<std::size_t>(flags.rotate_mb) << 20;
@@ -142,65 +122,94 @@ RunProblem on_cpu(const Flags& flags, const Session& session, DType dtype, DType
   };
 }
 
-RunProblem on_gpu(const Flags& flags, const Session& session, DType activations) {
+RunProblem on_gpu(const Flags& flags, const Session& session, const Asked& asked) {
   constexpr int kAll = 1 << 20;
+  // Below it is far behind, and would take most of the time. (A random pattern has no exact share.)
+  constexpr double kCusparseFrom = 0.899;
   bench::GpuRunOptions options;
-  options.activations = activations;
+  options.activations = asked.activations;
+  options.layout = flags.layout == "features" ? Layout::kFeatureMajor : Layout::kTokenMajor;
   options.seconds = flags.seconds;
   options.only = flags.only;
   if (flags.all) options.measure = kAll;
   auto stream = std::make_shared<cuda::Stream>();
-  return [=, &session](const bench::BenchWeight& weight, std::int64_t n) mutable -> bench::Result {
+  std::map<std::array<std::int64_t, 3>, std::vector<bench::Row>> dense;
+  return [=, &session, all = flags.all](const bench::BenchWeight& weight, std::int64_t n) mutable {
+    std::vector<bench::Row>& rivals = dense[{weight.m, weight.k, n}];
     options.n = n;
-    return bench::run_gpu_problem(weight, options, *stream, session.progress());
+    options.dense_rivals = rivals;
+    options.cusparse = all || weight.sparsity >= kCusparseFrom;
+    bench::Result result = bench::run_gpu_problem(weight, options, *stream, session.progress());
+    rivals = bench::dense_rivals_of(result);
+    return result;
   };
+}
+
+/// Kernels of a GPU have names by the thousand, others in every search: kept are the fastest of
+/// each family and the rivals, in place of whatever the file had of the problem.
+void save_gpu_rows(const std::filesystem::path& file, const OrderedJson& rows, bool all_families) {
+  OrderedJson kept = OrderedJson::array();
+  std::set<std::string> seen;
+  for (const OrderedJson& row : rows) {
+    const std::string method = row["method"];
+    if (seen.insert(method.substr(0, method.find('.'))).second) kept.push_back(row);
+  }
+  if (all_families) return bench::save_rows(file, kept, bench::kOpsProblem);
+  bench::save_rows(file, kept);
 }
 
 void run(const Flags& flags, const Session& session) {
   const DType dtype = parse_compute_dtype(flags.dtype, "--dtype");
-  const DType activations =
-      flags.activations.empty() ? dtype : parse_compute_dtype(flags.activations, "--activations");
   const bool on_device = session.device == "cuda" || (session.device == "auto" && cuda_support());
-  const std::string gpu = on_device ? cuda::Device::get().facts().name : "";
-  const RunProblem run_problem = gpu.empty() ? on_cpu(flags, session, dtype, activations)
-                                             : on_gpu(flags, session, activations);
+  const Asked asked{
+      dtype,
+      flags.activations.empty() ? dtype : parse_compute_dtype(flags.activations, "--activations"),
+      on_device ? cuda::Device::get().facts().name : ""};
+  require(on_device || flags.layout == "tokens", "--layout: expected tokens on the CPU, got {}",
+          flags.layout);
+  const RunProblem run_problem =
+      on_device ? on_gpu(flags, session, asked) : on_cpu(flags, session, asked);
 
   const bool json = session.json || flags.output == "json";
   const bool quiet_table = json || flags.output == "csv";
+  const bool markdown = flags.output == "md" || (flags.output.empty() && !stdout_is_terminal());
+  const std::filesystem::path file =
+      std::filesystem::path(flags.save.empty() ? "bench/results" : flags.save) /
+      (on_device ? bench::folder_name(asked.gpu) : bench::device_name()) / "ops.csv";
+  const bench::SavedProblems saved(flags.missing ? file : "");
+  const auto start = std::chrono::steady_clock::now();
   OrderedJson rows = OrderedJson::array();
-  for (const Case& c : cases_of(flags)) {
-    const bench::BenchWeight weight = bench::make_weight({.m = c.m,
-                                                          .k = c.k,
-                                                          .sparsity = c.sparsity,
-                                                          .dtype = dtype,
-                                                          .pattern = c.pattern,
-                                                          .seed = flags.seed});
+  std::int64_t left_out = 0;
+  for (const bench::Case& c : bench::list_cases(flags.patterns, flags.shapes, flags.sparsities)) {
+    LazyWeight weight({.m = c.m,
+                       .k = c.k,
+                       .sparsity = c.sparsity,
+                       .dtype = dtype,
+                       .pattern = c.pattern,
+                       .seed = flags.seed});
     for (std::int64_t n : flags.ns) {
-      const bench::Result result = run_problem(weight, n);
-      // What was asked for names a synthetic problem; a file is named by what it holds.
-      const bench::Context context{
-          .shape = fmt::format("{}x{}", weight.m, weight.k),
-          .n = n,
-          .sparsity = is_file(c.pattern) ? weight.sparsity : c.sparsity,
-          .dtype = spelled(dtype),
-          .activations = spelled(activations),
-          .pattern =
-              is_file(c.pattern) ? std::filesystem::path(c.pattern).filename().string() : c.pattern,
-          .threads = gpu.empty() ? default_pool().size() : 0,
-          .gpu = gpu,
-          .date = today(),
-          .commit = commit()};
-      for (const bench::Row& row : result.rows) rows.push_back(bench::row_to_json(row, context));
-      if (!quiet_table)
-        print_problem(result, context,
-                      flags.output == "md" || (flags.output.empty() && !stdout_is_terminal()));
+      bench::Context context = context_of(c, weight, flags, asked);
+      context.n = n;
+      if (saved.has(context)) continue;
+      const std::chrono::duration<double> passed = std::chrono::steady_clock::now() - start;
+      if (passed.count() > flags.within) {
+        ++left_out;
+        continue;
+      }
+      const bench::Result result = run_problem(weight.get(), n);
+      OrderedJson fresh = OrderedJson::array();
+      for (const bench::Row& row : result.rows) fresh.push_back(bench::row_to_json(row, context));
+      // At once: a run that is stopped has lost one problem, not all.
+      if (flags.save_given && on_device) save_gpu_rows(file, fresh, flags.only.empty());
+      if (flags.save_given && !on_device) bench::save_rows(file, fresh);
+      rows.insert(rows.end(), fresh.begin(), fresh.end());
+      if (!quiet_table) print_problem(result, context, markdown);
     }
   }
-  if (flags.save_given) {
-    const std::filesystem::path root = flags.save.empty() ? "bench/results" : flags.save;
-    const std::string device = gpu.empty() ? bench::device_name() : bench::folder_name(gpu);
-    bench::save_rows(root / device / "ops.csv", rows);
-  }
+  if (left_out > 0)
+    fmt::print(stderr, "bench ops: {} problems were left out after {} s{}\n", left_out,
+               flags.within,
+               flags.save_given ? "; the same command with --missing measures them" : "");
   if (json) return print_json(rows);
   if (flags.output == "csv") print_csv(rows);
 }
@@ -240,6 +249,16 @@ void add_bench_ops(CLI::App& bench, Session& session) {
   verb->add_option("--seconds", flags->seconds, "No new round of a problem begins after this")
       ->check(number(0, 1e6))
       ->capture_default_str();
+  verb->add_option("--within", flags->within, "No new problem begins after this many seconds")
+      ->check(number(0, 1e9));
+  verb->add_flag(
+      "--missing", flags->missing,
+      "Only problems that the saved file does not have from this version of Rarefy; with "
+      "--save");
+  verb->add_option("--layout", flags->layout,
+                   "tokens or features: which the rows of activations are; features on a GPU only")
+      ->check(CLI::IsMember({"tokens", "features"}))
+      ->capture_default_str();
   verb->add_option("--rotate-mb", flags->rotate_mb,
                    "MB of weights read between two uses of the same copy; 0 keeps them in cache")
       ->check(whole(0, 1 << 20))
@@ -249,14 +268,16 @@ void add_bench_ops(CLI::App& bench, Session& session) {
                    "kernels whose name starts with this");
   verb->add_flag("--all", flags->all,
                  "Also kernels that a higher instruction set outdoes; on a GPU all, not only "
-                 "the 24 best by estimate");
+                 "the 24 best by estimate, and cuSPARSE below 90 % zeros");
   verb->add_option("--seed", flags->seed, "Of the pattern and the values")
       ->check(whole(0))
       ->capture_default_str();
   verb->add_option("-o,--output", flags->output, "md, text, csv or json")
       ->check(CLI::IsMember({"md", "text", "csv", "json"}));
-  verb->add_option("--save", flags->save,
-                   "Merge the rows into DIR/<device>/ops.csv (default DIR: bench/results)")
+  verb->add_option(
+          "--save", flags->save,
+          "Merge the rows into DIR/<device>/ops.csv (default DIR: bench/results); on a GPU "
+          "the fastest of each family and the rivals")
       ->expected(0, 1)
       ->type_name("[DIR]");
   verb->footer(
@@ -266,6 +287,8 @@ void add_bench_ops(CLI::App& bench, Session& session) {
       "  rarefy bench ops --device cuda --shape 28672x8192 --n 1 --sparsity 0.99 --dtype fp16");
   verb->callback([flags, verb, &session] {
     flags->save_given = verb->get_option("--save")->count() > 0;
+    require(flags->save_given || !flags->missing,
+            "--missing: expected --save, whose file says what is there");
     run(*flags, session);
   });
 }

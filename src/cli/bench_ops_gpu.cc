@@ -1,8 +1,8 @@
 #include "cli/bench_ops_gpu.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
+#include <iterator>
 #include <map>
 
 #include "base/check.h"
@@ -32,7 +32,7 @@ void check_error(const std::string& name, double error) {
        error);
 }
 
-void add_rival(GpuResult& result, const RivalTime& rival, bool dense) {
+void add_rival(Result& result, const RivalTime& rival, bool dense) {
   if (rival.us == 0) {
     result.skipped.push_back({rival.name, rival.reason});
     return;
@@ -50,8 +50,15 @@ void add_rival(GpuResult& result, const RivalTime& rival, bool dense) {
 
 }  // namespace
 
-GpuResult run_gpu_problem(const BenchWeight& weight, const GpuRunOptions& options,
-                          const cuda::Stream& stream, Progress& progress) {
+std::vector<Row> dense_rivals_of(const Result& result) {
+  std::vector<Row> rows;
+  std::copy_if(result.rows.begin(), result.rows.end(), std::back_inserter(rows),
+               [](const Row& row) { return row.method.starts_with("cublas"); });
+  return rows;
+}
+
+Result run_gpu_problem(const BenchWeight& weight, const GpuRunOptions& options,
+                       const cuda::Stream& stream, Progress& progress) {
   progress.update("preparing", 0, 1, "");
   const GpuCase problem(weight, options.n, options.activations, stream);
   const gpu::Problem spmm{.m = weight.m,
@@ -74,7 +81,6 @@ GpuResult run_gpu_problem(const BenchWeight& weight, const GpuRunOptions& option
     check_error(name, errors[name]);
     progress.update("measuring", std::ssize(errors), options.measure, name);
   };
-  const auto start = std::chrono::steady_clock::now();
   const gpu::Choice choice = gpu::choose(
       {problem.weight_source(), &problem.pattern(), problem.csr_pointer()}, spmm, stream,
       {.measure_best = options.measure,
@@ -82,8 +88,7 @@ GpuResult run_gpu_problem(const BenchWeight& weight, const GpuRunOptions& option
        .only = options.only,
        .use_cache = false,
        .inspect = check});
-  GpuResult result;
-  result.search_s = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  Result result;
   for (const gpu::Tried& tried : choice.tried) {
     if (tried.measured_us == 0) continue;
     result.rows.push_back({.method = tried.name,
@@ -94,8 +99,8 @@ GpuResult run_gpu_problem(const BenchWeight& weight, const GpuRunOptions& option
                            .bytes = tried.bytes,
                            .max_rel_err = errors.at(tried.name),
                            .chosen = tried.name == choice.name,
+                           .estimate_us = tried.estimate_us,
                            .dense = tried.name.starts_with("dense")});
-    result.estimates_us.push_back(tried.estimate_us);
   }
   std::map<std::string, int> skipped;  // A reason a line, however many kernels it stopped.
   for (const gpu::Tried& tried : choice.tried) {
@@ -103,12 +108,16 @@ GpuResult run_gpu_problem(const BenchWeight& weight, const GpuRunOptions& option
       if (skipped[tried.reason]++ == 0) result.skipped.push_back({tried.name, tried.reason});
   }
   progress.update("rivals", 0, 1, "");
-  if (options.dense_rivals) {
+  if (options.dense_rivals.empty()) {
     add_rival(result, time_cublaslt(problem), true);
     add_rival(result, time_cublas(problem), true);
+  } else {
+    result.rows.insert(result.rows.end(), options.dense_rivals.begin(), options.dense_rivals.end());
   }
-  if (options.sparse_rivals) add_rival(result, time_cusparse(problem), false);
-  result.estimates_us.resize(result.rows.size());
+  if (options.cusparse)
+    add_rival(result, time_cusparse(problem), false);
+  else
+    result.skipped.push_back({"cusparse", "timed from 90 % zeros on, and with --all"});
   progress.update("rivals", 1, 1, "");
 
   double best_dense_us = INFINITY;

@@ -70,13 +70,19 @@ std::string cell(const cli::OrderedJson& value) {
   return text;
 }
 
-std::vector<std::string> key_of(const CsvRow& row, std::span<const char* const> columns) {
-  std::vector<std::string> key;
-  for (const char* column : columns) {
-    const auto found = row.find(column);
-    key.push_back(found != row.end() ? found->second : "");
-  }
-  return key;
+CsvRow cells_of(const cli::OrderedJson& row) {
+  CsvRow cells;
+  for (const auto& [name, value] : row.items()) cells[name] = cell(value);
+  return cells;
+}
+
+/// Whether a row of a file is of the same measurement: a cell that it lacks or leaves empty, from
+/// before there was such a column, is like any.
+bool same(const CsvRow& old, const CsvRow& row, std::span<const char* const> columns) {
+  return std::all_of(columns.begin(), columns.end(), [&](const char* column) {
+    const auto found = old.find(column);
+    return found == old.end() || found->second.empty() || found->second == row.at(column);
+  });
 }
 
 }  // namespace
@@ -100,6 +106,8 @@ cli::OrderedJson row_to_json(const Row& row, const Context& context) {
           {"activations", context.activations},
           {"pattern", context.pattern},
           {"threads", context.threads},
+          {"layout", context.layout},
+          {"estimate_us", rounded(row.estimate_us, 2)},
           {"date", context.date},
           {"commit", context.commit}};
 }
@@ -109,16 +117,13 @@ void save_rows(const std::filesystem::path& file, const cli::OrderedJson& rows,
   if (rows.empty()) return;
   std::vector<std::string> header;
   for (const auto& [name, value] : rows[0].items()) header.push_back(name);
-  std::map<std::vector<std::string>, CsvRow> fresh;
   std::vector<CsvRow> added;
-  for (const cli::OrderedJson& row : rows) {
-    CsvRow cells;
-    for (const auto& [name, value] : row.items()) cells[name] = cell(value);
-    fresh[key_of(cells, key)] = cells;
-    added.push_back(std::move(cells));
-  }
+  for (const cli::OrderedJson& row : rows) added.push_back(cells_of(row));
   std::vector<CsvRow> all = read_csv(file);
-  std::erase_if(all, [&](const CsvRow& old) { return fresh.contains(key_of(old, key)); });
+  std::erase_if(all, [&](const CsvRow& old) {
+    return std::any_of(added.begin(), added.end(),
+                       [&](const CsvRow& row) { return same(old, row, key); });
+  });
   all.insert(all.end(), added.begin(), added.end());
 
   std::string text = fmt::format("{}\n", fmt::join(header, ","));
@@ -132,6 +137,16 @@ void save_rows(const std::filesystem::path& file, const cli::OrderedJson& rows,
   AtomicFile out(file);
   out.write(text);
   out.commit();
+}
+
+SavedProblems::SavedProblems(const std::filesystem::path& file) : rows_(read_csv(file)) {}
+
+bool SavedProblems::has(const Context& context) const {
+  const CsvRow asked = cells_of(row_to_json({}, context));
+  return std::any_of(rows_.begin(), rows_.end(), [&](const CsvRow& row) {
+    const auto commit = row.find("commit");
+    return commit != row.end() && commit->second == context.commit && same(row, asked, kOpsProblem);
+  });
 }
 
 std::string folder_name(std::string gpu) {

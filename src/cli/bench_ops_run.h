@@ -32,6 +32,7 @@ struct Row {
   double max_rel_err = 0;            ///< Largest error over the largest result.
   bool chosen = false;               ///< What the planner picks.
   double roofline = 0;               ///< Floor over the median; 0 where unknown.
+  double estimate_us = 0;            ///< What the cost model says; 0 where unknown.
   bool dense = false;
 };
 

@@ -155,6 +155,36 @@ TEST_F(SaveRows, ReplacesTheSameProblemAndKeepsOthers) {
   EXPECT_EQ(lines(), 4U);
 }
 
+TEST_F(SaveRows, RowsFromBeforeAColumnAreReplacedToo) {
+  std::filesystem::create_directories(file.parent_path());
+  std::ofstream(file)
+      << "method,format,median_us,shape,n,sparsity,dtype,activations,pattern,threads\n"
+      << "a,f,5,64x64,1,0.5,bf16,bf16,uniform,2\n"
+      << "b,f,6,64x64,1,0.5,bf16,bf16,uniform,2\n";
+  save_rows(file, rows("a", 1, kContext));
+  EXPECT_EQ(lines(), 3U);
+  Context features = kContext;
+  features.layout = "features";
+  save_rows(file, rows("a", 2, features));
+  EXPECT_EQ(lines(), 4U) << "another layout is another problem";
+}
+
+TEST_F(SaveRows, KnowsWhatACommitHasMeasured) {
+  EXPECT_FALSE(SavedProblems(file).has(kContext));
+  save_rows(file, rows("a", 1, kContext));
+  EXPECT_TRUE(SavedProblems(file).has(kContext));
+  Context later = kContext;
+  later.date = "2026-02-01";
+  EXPECT_TRUE(SavedProblems(file).has(later));
+  for (const auto change :
+       {+[](Context& c) { c.commit = "def"; }, +[](Context& c) { c.n = 2; },
+        +[](Context& c) { c.layout = "features"; }, +[](Context& c) { c.pattern = "rowskew"; }}) {
+    Context other = kContext;
+    change(other);
+    EXPECT_FALSE(SavedProblems(file).has(other));
+  }
+}
+
 TEST_F(SaveRows, ADamagedFileIsNamedAndKept) {
   save_rows(file, rows("a", 1, kContext));
   std::ofstream(file, std::ios::app) << "too,few\n";

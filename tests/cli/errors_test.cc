@@ -43,6 +43,8 @@ TEST(Errors, ArgumentsThatCannotWork) {
   expect_refused("explain -m " + kModel + " -w nothing_like_it", "nothing_like_it");
   expect_refused("bench", "-m");
   expect_refused("bench ops --shape 64y64", "64y64");
+  expect_refused("bench ops --device cpu --layout features", "expected tokens");
+  expect_refused("bench ops --missing", "expected --save");
   expect_refused("doctor --device cuda", "cuda");
 }
 
