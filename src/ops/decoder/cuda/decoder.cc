@@ -14,6 +14,7 @@
 #include "ops/decoder/cuda/kernels.h"
 #include "ops/decoder/cuda/weights.h"
 #include "ops/decoder/device_decoder.h"
+#include "ops/spmm/cuda/converted_rows.h"
 #include "rarefy/transformer_ops.h"
 
 namespace rarefy {

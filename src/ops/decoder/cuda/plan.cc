@@ -4,9 +4,10 @@
 
 #include "base/check.h"
 #include "cuda/device.h"
-#include "ops/decoder/cuda/weights.h"
 #include "ops/decoder/device_decoder.h"
 #include "ops/decoder/device_plan.h"
+#include "ops/spmm/cuda/converted_rows.h"
+#include "ops/spmm/cuda/kernel_chooser.h"
 #include "ops/spmm/cuda/search.h"
 
 namespace rarefy {

@@ -1,0 +1,178 @@
+#include "ops/spmm/device_linear.h"
+
+#include <algorithm>
+#include <limits>
+#include <map>
+#include <mutex>
+#include <optional>
+#include <utility>
+
+#include "base/check.h"
+#include "cuda/memory.h"
+#include "ops/spmm/cuda/converted_rows.h"
+#include "ops/spmm/cuda/dense_products.h"
+#include "ops/spmm/cuda/expanded.h"
+#include "ops/spmm/cuda/kernel_chooser.h"
+
+namespace rarefy::gpu {
+namespace {
+
+/// Tokens of one launch: scratch memory is made for so many, once.
+constexpr std::int64_t kTokensAtOnce = 256;
+
+/// What packing needs of a device. Kept for ever: weights may go after everything else.
+struct Packer {
+  explicit Packer(const cuda::Device& on) : device(on), stream(on) {}
+  const cuda::Device& device;
+  cuda::Stream stream;
+  KernelChooser chooser;
+  std::mutex mutex;  ///< One weight at a time: measurements would disturb each other.
+};
+
+Packer& packer_of(int index) {
+  static auto* mutex = new std::mutex;
+  static auto* packers = new std::map<int, std::unique_ptr<Packer>>;
+  const cuda::Device& device = cuda::Device::get(index);
+  const std::scoped_lock lock(*mutex);
+  std::unique_ptr<Packer>& packer = (*packers)[index];
+  if (packer == nullptr) packer = std::make_unique<Packer>(device);
+  return *packer;
+}
+
+class CudaLinear final : public DeviceLinear {
+ public:
+  CudaLinear(const RowSource& weight, const DeviceLinearOptions& options, Packer& packer,
+             ThreadPool& pool)
+      : device_(&packer.device),
+        problem_{.m = weight.rows(),
+                 .k = weight.cols(),
+                 .n = options.tokens,
+                 .weight = options.dtype,
+                 .activations = options.dtype,
+                 .output = options.dtype} {
+    const ConvertedRows source(weight, options.dtype);
+    KernelChooser::Chosen chosen =
+        packer.chooser.make(source, problem_, {.measure = options.measure, .two_formats_up_to = 1},
+                            packer.stream, pool);
+    kernel_ = std::move(chosen.kernel);
+    time_us_ = chosen.time_us;
+    if (kernel_.starts_with("dense")) {
+      chosen.op.reset();
+      dense_ = upload_rows(packer.stream, source, pool);
+    } else {
+      packed_ = std::move(chosen.op);
+      expandable_ = std::move(chosen.expandable);
+      const std::optional<std::int64_t> expand_from =
+          tokens_to_expand_for(*packed_, expander(), problem_, time_us_, device_->facts());
+      most_tokens_ = expand_from ? *expand_from - 1 : std::numeric_limits<std::int64_t>::max();
+      try_out(packer.stream);
+    }
+    packer.stream.synchronize();
+    device_->trim_pool();  // The rest of the memory is the caller's.
+  }
+
+  ~CudaLinear() override {
+    try {
+      device_->synchronize();  // Streams that ran it are not those that free its memory.
+    } catch (const Error&) {
+      return;  // Nobody is left to tell.
+    }
+  }
+  CudaLinear(const CudaLinear&) = delete;
+  CudaLinear& operator=(const CudaLinear&) = delete;
+
+  [[nodiscard]] std::int64_t rows() const override { return problem_.m; }
+  [[nodiscard]] std::int64_t cols() const override { return problem_.k; }
+  [[nodiscard]] DType dtype() const override { return problem_.weight; }
+  [[nodiscard]] const std::string& kernel() const override { return kernel_; }
+  [[nodiscard]] double time_us() const override { return time_us_; }
+  [[nodiscard]] std::size_t bytes() const override {
+    return dense_.size() + (packed_ != nullptr ? packed_->bytes() : 0) +
+           (expandable_ != nullptr ? expandable_->bytes() : 0);
+  }
+  [[nodiscard]] std::int64_t most_tokens() const override { return most_tokens_; }
+
+  void run(void* handle, const DeviceRows& x, const DeviceRows& y, std::int64_t n) const override {
+    require(packed_ != nullptr, "linear: {} is dense: there is no packed weight to run", kernel_);
+    const cuda::Stream stream = borrow(handle);
+    const auto size = size_of(problem_.activations);
+    for (std::int64_t first = 0; first < n; first += kTokensAtOnce) {
+      const auto offset = [&](const DeviceRows& rows) {
+        return rows.address + static_cast<std::uintptr_t>(first * rows.stride) * size;
+      };
+      packed_->enqueue(stream, {.b = offset(x),
+                                .b_stride = x.stride,
+                                .c = offset(y),
+                                .c_stride = y.stride,
+                                .n = std::min(n - first, kTokensAtOnce)});
+    }
+  }
+
+  [[nodiscard]] std::uintptr_t dense() const override { return dense_.address(); }
+
+  void expand(void* handle, std::uintptr_t dense) const override {
+    const cuda::Stream stream = borrow(handle);
+    if (packed_ == nullptr) {
+      cuda::copy_on_device(stream, dense, dense_.address(), dense_.size());
+    } else {
+      expander().expand(stream, dense);
+    }
+  }
+
+ private:
+  [[nodiscard]] cuda::Stream borrow(void* handle) const {
+    device_->bind();  // A thread that has only used cached memory has no context yet.
+    return cuda::Stream::borrow(*device_, static_cast<cuda::abi::CUstream>(handle));
+  }
+
+  /// What writes the weight out.
+  [[nodiscard]] const Operator& expander() const {
+    return expandable_ != nullptr ? *expandable_ : *packed_;
+  }
+
+  /// Runs everything once: kernels are loaded and scratch memory is made when they are first
+  /// needed, which no graph could record.
+  void try_out(const cuda::Stream& stream) const {
+    const std::int64_t n = std::min(most_tokens_, kTokensAtOnce);
+    const auto zeros = [&](std::int64_t count) {
+      cuda::DeviceBuffer buffer(stream,
+                                static_cast<std::size_t>(count) * size_of(problem_.activations));
+      cuda::fill_bytes(stream, buffer.address(), 0, buffer.size());
+      return buffer;
+    };
+    const cuda::DeviceBuffer x = zeros(n * problem_.k);
+    const cuda::DeviceBuffer y = zeros(n * problem_.m);
+    packed_->enqueue(stream, {.b = x.address(),
+                              .b_stride = problem_.k,
+                              .c = y.address(),
+                              .c_stride = problem_.m,
+                              .n = n});
+    if (!expander().expands()) return;
+    const cuda::DeviceBuffer dense = zeros(problem_.m * problem_.k);
+    expander().expand(stream, dense.address());
+  }
+
+  const cuda::Device* device_;
+  Problem problem_;
+  std::string kernel_;
+  double time_us_ = 0;
+  std::int64_t most_tokens_ = 0;
+  std::unique_ptr<Operator> packed_, expandable_;
+  cuda::DeviceBuffer dense_;
+};
+
+}  // namespace
+}  // namespace rarefy::gpu
+
+namespace rarefy {
+
+std::unique_ptr<DeviceLinear> pack_on_device(const RowSource& weight,
+                                             const DeviceLinearOptions& options, ThreadPool& pool) {
+  require(options.tokens > 0, "tokens: expected a positive number, got {}", options.tokens);
+  gpu::Packer& packer = gpu::packer_of(options.device);
+  const std::scoped_lock lock(packer.mutex);
+  packer.device.bind();
+  return std::make_unique<gpu::CudaLinear>(weight, options, packer, pool);
+}
+
+}  // namespace rarefy

@@ -1,0 +1,50 @@
+// A kernel for each of many weights: what a whole model is packed by.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <string>
+
+#include "ops/spmm/cuda/device_spmm.h"
+#include "rarefy/threads.h"
+
+namespace rarefy::gpu {
+
+/// Of kernels that are this close to the fastest the smallest one is taken: a model is also
+/// measured by its memory, and what holds fewer bytes is faster on many tokens.
+constexpr double kGivenForBytes = 1.08;
+
+struct ChooserOptions {
+  bool dense_only = false;  ///< Keeps zeros.
+  bool measure = true;      ///< false: measures the best estimate against dense only.
+  /// A weight of at most this density whose format cannot be expanded gets a second one that can,
+  /// for many tokens: 2 or 4 bytes a nonzero more.
+  double two_formats_up_to = 0.05;
+};
+
+/// The first weight of a kind (shape, dtypes, density) is searched; those that are like it take the
+/// same kernel, so that a model costs a handful of searches.
+class KernelChooser {
+ public:
+  struct Chosen {
+    std::unique_ptr<Operator> op;
+    /// The same weight in a format that expands, where that of `op` does not; may be empty.
+    std::unique_ptr<Operator> expandable;
+    std::string kernel;
+    double time_us = 0;  ///< As measured when the kernel was chosen.
+  };
+
+  /// @param source of the problem's shape and dtype; may go away afterwards.
+  /// Throws `Error` as `choose` does.
+  Chosen make(const RowSource& source, const Problem& problem, const ChooserOptions& options,
+              const cuda::Stream& stream, ThreadPool& pool);
+
+ private:
+  struct Known {
+    std::string kernel;
+    double time_us = 0;
+  };
+  std::map<std::string, Known> known_;  ///< By kind.
+};
+
+}  // namespace rarefy::gpu
