@@ -12,6 +12,7 @@ void bind_files(nanobind::module_& module);
 void bind_matrix(nanobind::module_& module);
 void bind_linear(nanobind::module_& module);
 void bind_compress(nanobind::module_& module);
+void bind_model(nanobind::module_& module);
 void bind_sampled(nanobind::module_& module);
 void bind_block_sparse(nanobind::module_& module);
 

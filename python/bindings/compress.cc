@@ -9,27 +9,13 @@
 
 #include "arguments.h"
 #include "bindings.h"
+#include "progress.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
 
 namespace rarefy::python {
 namespace {
-
-/// Hands progress to a Python function, which may raise to stop the work.
-class CallbackProgress final : public Progress {
- public:
-  explicit CallbackProgress(nb::object callback) : callback_(std::move(callback)) {}
-  void update(std::string_view what, std::int64_t done, std::int64_t total,
-              std::string_view detail) override {
-    const nb::gil_scoped_acquire locked;
-    if (PyErr_CheckSignals() != 0) throw nb::python_error();
-    if (!callback_.is_none()) callback_(std::string(what), done, total, std::string(detail));
-  }
-
- private:
-  nb::object callback_;
-};
 
 Recipe recipe_argument(const std::optional<std::string>& yaml, const std::string& method,
                        std::optional<double> sparsity, const std::string& pattern) {
