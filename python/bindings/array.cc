@@ -91,10 +91,52 @@ std::string type_of(nb::handle object) {
   return nb::cast<std::string>(nb::object(type.attr("__name__")));
 }
 
-Array::Array(nb::handle object, const char* name) : Array(object, name, false) {}
+std::string Place::name() const {
+  if (is_cpu()) return "the CPU";
+  if (is_cuda()) return fmt::format("cuda:{}", index);
+  return fmt::format("device {}:{} (DLPack's numbers)", type, index);
+}
+
+void* current_stream(nb::handle tensor, const Place& place) {
+  const dlpack::ExchangeApi* api = exchange_api(Py_TYPE(tensor.ptr()));
+  if (api == nullptr || api->current_stream == nullptr) {
+    fail(ErrorKind::kUnsupported, "x: expected a tensor whose library tells its stream, got a {}",
+         type_of(tensor));
+  }
+  void* stream = nullptr;
+  if (api->current_stream(place.type, place.index, &stream) != 0)
+    fail(ErrorKind::kInternal, "x: {} has no current stream ({})", place.name(), pending_message());
+  return stream;
+}
+
+Array::Array(nb::handle object, const char* name) : Array(object, name, false) {
+  expect_at({});
+}
 
 Array Array::output(nb::handle object, const char* name) {
-  return {object, name, true};
+  Array array(object, name, true);
+  array.expect_at({});
+  return array;
+}
+
+Array Array::at(const Place& place, nb::handle object, const char* name) {
+  Array array(object, name, true);
+  array.expect_at(place);
+  return array;
+}
+
+Array Array::on_cuda(nb::handle object, const char* name) {
+  Array array(object, name, false);
+  require(array.place_.is_cuda(), "{}: expected an array on a CUDA device, got one on {}", name,
+          array.place_.name());
+  return array;
+}
+
+void Array::expect_at(const Place& place) const {
+  if (!place_.is(place)) {
+    fail(ErrorKind::kInvalidArgument, "{}: expected an array on {}, got one on {}", name_,
+         place.name(), place_.name());
+  }
 }
 
 Array::Array(nb::handle object, const char* name, bool writable) : name_(name) {
@@ -135,11 +177,7 @@ Array::Array(nb::handle object, const char* name, bool writable) : name_(name) {
 }
 
 void Array::take(const nb::dlpack::dltensor& tensor) {
-  if (tensor.device.device_type != nb::device::cpu::value) {
-    fail(ErrorKind::kInvalidArgument,
-         "{}: expected an array in the CPU's memory, got one on device {}:{} (DLPack's numbers)",
-         name_, tensor.device.device_type, tensor.device.device_id);
-  }
+  place_ = {tensor.device.device_type, tensor.device.device_id};
   require(tensor.ndim <= kMaxDims, "{}: expected at most {} dimensions, got {}", name_, kMaxDims,
           tensor.ndim);
   const std::optional<DType> dtype = dtype_of(tensor.dtype);

@@ -21,19 +21,40 @@ class ArrayArgument : public nanobind::object {
 
 std::string type_of(nanobind::handle object);  ///< The name of its type.
 
-/// A view of an array in the CPU's memory, valid as long as the array is and this. torch's tensors
-/// come through DLPack's table of C functions (about 0.1 µs; `__dlpack__` takes 3), others through
+/// Where an array lies, in DLPack's numbers.
+struct Place {
+  std::int32_t type = nanobind::device::cpu::value;
+  std::int32_t index = 0;
+
+  static Place cuda(std::int32_t index) { return {nanobind::device::cuda::value, index}; }
+  [[nodiscard]] bool is_cpu() const { return type == nanobind::device::cpu::value; }
+  [[nodiscard]] bool is_cuda() const { return type == nanobind::device::cuda::value; }
+  /// On the CPU there is one memory, whatever the index.
+  [[nodiscard]] bool is(const Place& other) const {
+    return type == other.type && (index == other.index || is_cpu());
+  }
+  [[nodiscard]] std::string name() const;  ///< "the CPU", "cuda:0"
+};
+
+/// A view of an array's memory, valid as long as the array is and this. torch's tensors come
+/// through DLPack's table of C functions (about 0.1 µs; `__dlpack__` takes 3), others through
 /// nanobind's import.
 class Array {
  public:
   static constexpr int kMaxDims = 16;
 
+  /// An array on the CPU.
   /// @param name the argument, for messages. Throws `Error` (kInvalidArgument) for what is no
-  /// array, lies on another device, has no memory, too many dimensions or an unknown dtype.
+  /// array, lies elsewhere, has no memory, too many dimensions or an unknown dtype.
   Array(nanobind::handle object, const char* name);
   /// The same for an array that will be written.
   static Array output(nanobind::handle object, const char* name);
+  /// An array at `place`, to read or to write; its memory may be out of the CPU's reach.
+  static Array at(const Place& place, nanobind::handle object, const char* name);
+  /// An array on a CUDA device, whichever.
+  static Array on_cuda(nanobind::handle object, const char* name);
 
+  [[nodiscard]] const Place& place() const { return place_; }
   [[nodiscard]] int ndim() const { return ndim_; }
   [[nodiscard]] std::int64_t shape(int axis) const {
     return shape_[static_cast<std::size_t>(axis)];
@@ -54,13 +75,19 @@ class Array {
  private:
   Array(nanobind::handle object, const char* name, bool writable);
   void take(const nanobind::dlpack::dltensor& tensor);
+  void expect_at(const Place& place) const;
 
   const char* name_;
+  Place place_;
   void* data_ = nullptr;
   DType dtype_ = DType::kF32;
   int ndim_ = 0;
   std::array<std::int64_t, kMaxDims> shape_{}, strides_{};
   nanobind::ndarray<> owner_;  ///< Empty for torch's tensors: the caller holds them.
 };
+
+/// The stream that a tensor's library works on there, as CUDA's handle. Throws `Error`
+/// (kUnsupported) for libraries that do not tell.
+void* current_stream(nanobind::handle tensor, const Place& place);
 
 }  // namespace rarefy::python

@@ -11,6 +11,7 @@ void bind_planner(nanobind::module_& module);
 void bind_files(nanobind::module_& module);
 void bind_matrix(nanobind::module_& module);
 void bind_linear(nanobind::module_& module);
+void bind_device_linear(nanobind::module_& module);
 void bind_compress(nanobind::module_& module);
 void bind_model(nanobind::module_& module);
 void bind_sampled(nanobind::module_& module);

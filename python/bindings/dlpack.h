@@ -21,6 +21,7 @@ struct ExchangeApi {
   void* object_from_managed;
   /// Fills a view of the tensor; nothing is owned. 0, or -1 with a Python exception set.
   int (*view_of_object)(void* object, nanobind::dlpack::dltensor* view);
+  /// Of a device: where the library enqueues its work now. 0, or -1 with a Python exception set.
   int (*current_stream)(std::int32_t device_type, std::int32_t device, void** stream);
 };
 

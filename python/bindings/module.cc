@@ -12,6 +12,7 @@ NB_MODULE(_core, module) {
   rarefy::python::bind_files(module);
   rarefy::python::bind_matrix(module);
   rarefy::python::bind_linear(module);
+  rarefy::python::bind_device_linear(module);
   rarefy::python::bind_compress(module);
   rarefy::python::bind_model(module);
   rarefy::python::bind_sampled(module);

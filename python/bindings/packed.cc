@@ -135,4 +135,22 @@ std::shared_ptr<Packed> Packed::transposed(ThreadPool& pool) {
   return transposed_;
 }
 
+void Packed::place_on_device(const DeviceLinearOptions& options, ThreadPool& pool) {
+  const std::scoped_lock lock(placing_);
+  if (on_device(options.device) != nullptr) return;
+  DeviceLinearOptions own = options;
+  own.dtype = matrix_->dtype();
+  std::unique_ptr<DeviceLinear> placed = pack_on_device(*matrix_, own, pool);
+  const std::scoped_lock places(places_mutex_);
+  places_.emplace_back(options.device, std::move(placed));
+}
+
+const DeviceLinear* Packed::on_device(int device) const {
+  const std::scoped_lock lock(places_mutex_);
+  for (const auto& [index, weight] : places_) {
+    if (index == device) return weight.get();
+  }
+  return nullptr;
+}
+
 }  // namespace rarefy::python

@@ -5,14 +5,18 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <utility>
+#include <vector>
 
 #include "array.h"
+#include "ops/spmm/device_linear.h"
 #include "rarefy/matrix.h"
 #include "rarefy/planner.h"
 
 namespace rarefy::python {
 
-/// A weight with its plan, and its transpose once somebody asks for it. Immutable otherwise.
+/// A weight with its plan; its transpose and its copies on GPUs once somebody asks for them.
+/// Immutable otherwise.
 class Packed {
  public:
   /// {a number of this process, a number of this weight}: what the handle tensor of a weight holds.
@@ -40,6 +44,11 @@ class Packed {
   /// first call, which needs the dense matrix twice for a moment, and kept.
   std::shared_ptr<Packed> transposed(ThreadPool& pool);
 
+  /// Packs the weight for a GPU too, in its own dtype, unless that is done.
+  void place_on_device(const DeviceLinearOptions& options, ThreadPool& pool);
+  /// The weight on that GPU, as long as this; nullptr where it was not placed.
+  [[nodiscard]] const DeviceLinear* on_device(int device) const;
+
  private:
   Packed(MatrixPtr matrix, Plan plan);
 
@@ -48,6 +57,9 @@ class Packed {
   Handle handle_{};
   std::mutex transposing_;
   std::shared_ptr<Packed> transposed_;
+  std::mutex placing_;
+  mutable std::mutex places_mutex_;
+  std::vector<std::pair<int, std::unique_ptr<DeviceLinear>>> places_;  ///< By GPU; never removed.
 };
 
 /// The weight of a handle tensor.

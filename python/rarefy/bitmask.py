@@ -35,7 +35,7 @@ def compress(weight: torch.Tensor) -> dict[str, torch.Tensor]:
 
 
 def decompress(arrays: Mapping[str, torch.Tensor], name: str = "weight") -> torch.Tensor:
-    """The dense weight of `KEYS`. Raises ValueError that names `name` where the arrays contradict each other."""
+    """The dense weight of `KEYS`, on the CPU. Raises ValueError that names `name` where the arrays contradict each other."""
     bitmask, values, offsets, shape = (arrays.get(key) for key in KEYS)
     for key, array in zip(KEYS, (bitmask, values, offsets, shape)):
         if array is None and key != "row_offsets":
@@ -52,7 +52,7 @@ def decompress(arrays: Mapping[str, torch.Tensor], name: str = "weight") -> torc
     counts = mask.sum(dim=1)
     if values.dim() != 1 or values.numel() != int(counts.sum()):
         fail(f"{name}.compressed", f"[{int(counts.sum())}] (set bits)", describe(values))
-    if offsets is not None and not offsets.flatten().equal(counts.cumsum(0) - counts):
+    if offsets is not None and not offsets.flatten().cpu().equal(counts.cumsum(0) - counts):
         fail(f"{name}.row_offsets", "sums of the bits of the rows before", "others")
     check_float_tensor(f"{name}.compressed", values)
     weight = torch.zeros(rows, cols, dtype=values.dtype)

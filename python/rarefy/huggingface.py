@@ -136,7 +136,7 @@ class _PackWeight(ConversionOps):
         weight = weight.to(model.get_parameter(full_layer_name).dtype)
         if not isinstance(layer, nn.Linear):
             return {full_layer_name: weight}  # An embedding, say: nothing here multiplies by it.
-        sparse = SparseLinear(weight, None, **_packing.get())
+        sparse = SparseLinear(weight.to(arrays["compressed"].device), None, **_packing.get())
         sparse.bias = layer.bias  # Loaded already, or on the meta device until it is.
         model.set_submodule(name, sparse.train(layer.training))
         if missing_keys is not None:

@@ -18,7 +18,7 @@ class PlannedWeight(NamedTuple):
     """A packed weight and what its plan said of it; immutable, copies share it."""
 
     weight: ops.Weight
-    speedup: float | None  #: Over the best dense kernel for the tokens planned for; None where a format was demanded.
+    speedup: float | None  #: Over the best dense kernel for the tokens planned for; None on GPUs and where a format was demanded.
     measured: bool  #: Whether on this machine, or estimated.
 
 
@@ -42,10 +42,15 @@ def plan_weight(weight: torch.Tensor, format: str, tokens: Any) -> PlannedWeight
     """Packs a dense weight in `format`; "auto" is the fastest for `tokens` rows of activations of the weight's dtype.
 
     Finding that takes up to two seconds for a pattern that this machine has not seen; RAREFY_FREEZE=1 estimates instead.
+    A weight on a GPU is packed for that GPU, for the first of `tokens`; `format` is how the CPU keeps it beside, for saving.
     """
     shares = check_tokens("tokens", tokens)
     if not isinstance(format, str):
         fail("format", '"auto" or the name of a format', describe(format), TypeError)
+    if weight.device.type == "cuda":
+        host = weight.cpu()
+        packed = ops.pack(host, _smallest_format(host) if format == "auto" else format)
+        return PlannedWeight(packed.to(weight.device, next(iter(shares))), None, False)
     if format != "auto":
         return PlannedWeight(ops.pack(weight, format), None, False)
     dtype = _NAMES[weight.dtype]
@@ -56,3 +61,8 @@ def plan_weight(weight: torch.Tensor, format: str, tokens: Any) -> PlannedWeight
         time += share / total * (step.time_us / step.dense_us if step.dense_us > 0 else 1.0)
     measured = any(candidate.chosen and candidate.measured_us > 0 for candidate in plan.candidates)
     return PlannedWeight(ops.pack(weight, plan), 1 / time if time > 0 else None, measured)
+
+
+def _smallest_format(weight: torch.Tensor) -> str:
+    """A bit a place, or 16 bits a nonzero."""
+    return "csr16" if weight.count_nonzero() * 16 < weight.numel() and weight.shape[1] <= 1 << 16 else "bitmap"

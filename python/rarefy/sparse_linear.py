@@ -12,7 +12,9 @@ from . import bitmask, ops
 from .checks import check_float_tensor, check_positive, describe, fail
 from .errors import UnsupportedError
 from .ops.linear import TORCH_DTYPES
-from .planning import PlannedWeight, plan_weight
+from .planning import PlannedWeight, check_tokens, plan_weight
+
+_DEVICES = ("cpu", "cuda")
 
 
 class SparseLinear(nn.Module):
@@ -33,6 +35,8 @@ class SparseLinear(nn.Module):
         tokens: how many rows x has, for the plan; one number or several.
 
     x may be of any of the three dtypes; y has x's. The first backward packs Wᵀ, once.
+    On a GPU (`.to("cuda")`, or made from a weight there) the weight is packed for that GPU, x must be of its dtype, and `format`
+    is how the CPU keeps it beside, for saving. One CUDA stream at a time may run a layer.
     state_dict holds the weight as compressed-tensors' sparse-bitmask (`bitmask`, `compressed`, `row_offsets`, `shape`),
     whatever the format in memory, and loads that or a dense `weight`. Copies share the packed weight.
 
@@ -48,8 +52,8 @@ class SparseLinear(nn.Module):
         if weight.requires_grad:
             fail("weight", "a frozen tensor (requires_grad=False)",
                  "one that requires a gradient: detach it, or train with BlockSparseLinear")  # fmt: skip
-        if weight.device.type != "cpu":
-            fail("weight", "a tensor on cpu (packed weights on GPUs are to come)", describe(weight))
+        if weight.device.type not in _DEVICES:
+            fail("weight", "a tensor on cpu or cuda", describe(weight))
         if bias is not None and (not isinstance(bias, torch.Tensor) or tuple(bias.shape) != (weight.shape[0],)):
             fail("bias", f"[{weight.shape[0]}]", describe(bias))
         self.out_features, self.in_features = weight.shape
@@ -74,6 +78,7 @@ class SparseLinear(nn.Module):
     def _set_weight(self, weight: torch.Tensor) -> None:
         # A plain attribute: a buffer would be broadcast, moved and saved as if it were the weight's values.
         self.planned: PlannedWeight = plan_weight(weight, self._format, self._tokens)
+        self._device, self._on_cpu = weight.device, weight.device.type == "cpu"
 
     @property
     def packed(self) -> ops.Weight:
@@ -82,8 +87,8 @@ class SparseLinear(nn.Module):
 
     @property
     def format(self) -> str:
-        """How the weight lies in memory."""
-        return self.packed.matrix.format
+        """How the weight lies in memory; on a GPU the kernel that it is packed for."""
+        return self.packed.matrix.format if self._on_cpu else self.packed.on(self._device)[0]
 
     @property
     def density(self) -> float:
@@ -93,7 +98,7 @@ class SparseLinear(nn.Module):
     @property
     def nbytes(self) -> int:
         """Bytes of the packed weight."""
-        return self.packed.matrix.nbytes
+        return self.packed.matrix.nbytes if self._on_cpu else self.packed.on(self._device)[1]
 
     @property
     def dtype(self) -> torch.dtype:
@@ -107,7 +112,7 @@ class SparseLinear(nn.Module):
 
     def to_dense(self) -> torch.Tensor:
         """[out_features, in_features] with its zeros."""
-        return ops.to_dense(self.packed)
+        return ops.to_dense(self.packed).to(self._device)
 
     def to_linear(self) -> nn.Linear:
         """A Linear of the same weight, bias and side weights (which are added in)."""
@@ -127,17 +132,21 @@ class SparseLinear(nn.Module):
         if self.side_in is not None:
             fail("rank", "a layer without side weights", f"one of rank {self.side_in.shape[0]}")
         dtype = torch.float32 if dtype is None else dtype
-        self.side_in = nn.Parameter(torch.empty(rank, self.in_features, dtype=dtype))
-        self.side_out = nn.Parameter(torch.zeros(self.out_features, rank, dtype=dtype))
+        self.side_in = nn.Parameter(torch.empty(rank, self.in_features, dtype=dtype, device=self._device))
+        self.side_out = nn.Parameter(torch.zeros(self.out_features, rank, dtype=dtype, device=self._device))
         nn.init.kaiming_uniform_(self.side_in, a=5**0.5)
         self.side_scale = (rank if alpha is None else alpha) / rank
         return self
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x: […, in_features], float32, bfloat16 or float16. Returns […, out_features] in x's dtype."""
-        if x.shape[-1:] != (self.in_features,):
+        if x.dim() == 0 or x.size(-1) != self.in_features:
             fail("x", f"[…, {self.in_features}]", describe(x))
-        y = ops.linear(x, self.packed, self.bias)
+        if x.is_cpu is not self._on_cpu:
+            fail("x", f"a tensor on {self._device}", describe(x))
+        parameters = self._parameters  # As an attribute of the module a parameter takes 0.4 µs.
+        bias = parameters["bias"] if "bias" in parameters else self.bias  # noqa: SIM401
+        y = ops.linear(x, self.planned.weight, bias)
         if self.side_in is not None:
             side = nn.functional.linear(nn.functional.linear(x.to(self.side_in.dtype), self.side_in), self.side_out)
             y = y + (self.side_scale * side).to(y.dtype)
@@ -149,14 +158,17 @@ class SparseLinear(nn.Module):
         super().register_parameter(name, param)
 
     def _apply(self, fn: Any, recurse: bool = True) -> SparseLinear:
-        before = torch.empty(0, dtype=self.dtype)
-        probe = fn(before)
-        if probe.device.type != "cpu":
-            fail("device", "cpu (packed weights on GPUs are to come)", str(probe.device), UnsupportedError)
+        probe = fn(torch.empty(0, dtype=self.dtype, device=self._device))
+        if probe.device.type not in _DEVICES:
+            fail("device", "cpu or cuda", str(probe.device), UnsupportedError)
         check_float_tensor("dtype", probe)
         super()._apply(fn, recurse)
-        if probe.dtype != before.dtype:
-            self._set_weight(self.to_dense().to(probe.dtype))
+        if self._on_cpu and probe.is_cuda and probe.dtype == self.dtype:
+            self.packed.to(probe.device, next(iter(check_tokens(self._tokens))))
+            self._device, self._on_cpu = probe.device, False
+        elif (probe.dtype, probe.device) != (self.dtype, self._device):
+            # A weight of its own: copies of the layer may stay where they are.
+            self._set_weight(self.to_dense().to(probe.device, probe.dtype))
         return self
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
@@ -175,7 +187,7 @@ class SparseLinear(nn.Module):
             weight = entry["weight"] if "weight" in entry else bitmask.decompress(entry, prefix.removesuffix("."))
             if tuple(weight.shape) != (self.out_features, self.in_features):
                 fail(prefix + "weight", f"[{self.out_features}, {self.in_features}]", list(weight.shape))
-            self._set_weight(weight.detach().to(self.dtype))
+            self._set_weight(weight.detach().to(self._device, self.dtype))
         except (ValueError, TypeError, NotImplementedError) as error:
             errors.append(str(error))
 
@@ -187,7 +199,7 @@ class SparseLinear(nn.Module):
     def __setstate__(self, state: dict[str, Any]) -> None:
         arrays = state.pop("planned")
         super().__setstate__(state)
-        self._set_weight(bitmask.decompress(arrays))
+        self._set_weight(bitmask.decompress(arrays).to(self._device))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> SparseLinear:
         made = self.__class__.__new__(self.__class__)

@@ -26,7 +26,7 @@ class LayerReport:
     format: str
     nbytes: int
     dense_nbytes: int
-    speedup: float | None  # Over the best dense kernel, of the tokens planned for; None where a format was demanded.
+    speedup: float | None  # Over the best dense kernel, of the tokens planned for; None on GPUs and where a format was demanded.
     measured: bool  # Or estimated.
 
 
@@ -116,8 +116,8 @@ def thin(model: nn.Module, recipe: Any) -> ThinReport:
 
 def _check(recipe: Recipe, name: str, layer: nn.Linear) -> None:
     weight = check_float_tensor(f"{name}.weight", layer.weight, 2)
-    if weight.device.type != "cpu":
-        fail(f"{name}.weight", "a weight on cpu (packed weights on GPUs are to come)", describe(weight))
+    if weight.device.type not in ("cpu", "cuda"):
+        fail(f"{name}.weight", "a weight on cpu or cuda", describe(weight))
     if recipe.masks is not None:
         mask = recipe.masks[name]
         if not isinstance(mask, torch.Tensor) or mask.dtype != torch.bool or mask.shape != weight.shape:
@@ -165,7 +165,7 @@ def _report(name: str, layer: SparseLinear) -> LayerReport:
 
 def input_norms(model: nn.Module, layers: dict[str, nn.Linear], calibration: Any) -> dict[str, torch.Tensor]:
     """‖x_j‖₂ of each input j of each layer over all tokens of `calibration`: what wanda weighs weights by."""
-    sums = {name: torch.zeros(layer.in_features, dtype=torch.float32) for name, layer in layers.items()}
+    sums = {name: torch.zeros(layer.in_features, dtype=torch.float32, device=layer.weight.device) for name, layer in layers.items()}
 
     def watch(name: str) -> Any:
         def add(layer: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:

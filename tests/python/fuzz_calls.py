@@ -225,6 +225,21 @@ class Draw:
         bias = self.optional(lambda: self.array([out_of]))
         return [x, self.handle(a), bias, self.text("none", "relu", "gelu", "silu"), turned, self.result(x, out_of)]
 
+    def for_device_linear(self):
+        a = self.matrix()
+        x = self.array(self.tokens(a.shape[1]))
+        return [x, self.handle(a), self.result(x, a.shape[0])]
+
+    def for_device_expand(self):
+        a = self.matrix()
+        return [self.handle(a), self.array(list(a.shape))]
+
+    def for_device_dense(self):
+        return [self.handle(self.matrix()), self.choice([0, 1, -1, 2**31 - 1])]
+
+    def for_place_on_device(self):
+        return [self.matrix(), self.choice([0, 1, -1, 2**31 - 1]), self.choice([1, 0, -1, 2**62]), False]
+
     def for_bsr_linear(self):
         pattern, shape, blocks = self.pattern()
         turned = self.random.random() < 0.5

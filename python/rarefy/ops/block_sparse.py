@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .. import _core
 from ..block_pattern import block_sides, index_from_mask
-from .library import define, is_plain, library, needs_grad, refuse_tangents, register_autocast
+from .library import define, empty_rows, is_plain, library, needs_grad, refuse_tangents, register_autocast
 
 
 class BlockPattern(NamedTuple):
@@ -61,7 +61,7 @@ define(f"bsr_sddmm(Tensor p, Tensor q, {_PATTERN}, SymInt block_rows, SymInt blo
 
 # ------------------------------------------------------------------------------------------- the CPU
 def _multiply(x: Tensor, values: Tensor, pattern: tuple[Any, ...], bias: Tensor | None, transposed: bool) -> Tensor:
-    out = x.new_empty((*x.shape[:-1], pattern[6] if transposed else pattern[5]))
+    out = empty_rows(x, pattern[6] if transposed else pattern[5])
     if not _core.bsr_linear(x, values, *pattern, bias, transposed, out):
         _core.bsr_linear(x.contiguous(), values.contiguous(), *pattern, bias, transposed, out)
     return out
@@ -187,37 +187,39 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, values: Tensor, pattern: BlockPattern, bias: Tensor | None) -> Tensor:
-        _linear_setup(ctx, (x, values, *pattern, bias), x)
+        # The gradient of either needs the other.
+        ctx.save_for_backward(x if values.requires_grad else None, values)
+        ctx.pattern, ctx.bias_dtype = pattern, None if bias is None else bias.dtype
         return _multiply(x, values, pattern, bias, False)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-        (x, values), pattern = _saved(ctx, 2)
+        (x, values), pattern = ctx.saved_tensors, ctx.pattern
         need_x, need_values, _, need_bias = ctx.needs_input_grad
         grad_x = bsr_linear_transposed(grad, values, pattern) if need_x else None
         grad_values = bsr_sddmm(grad, x, pattern, values.shape[1:], values.dtype) if need_values else None
         return grad_x, grad_values, None, _bias_gradient(grad, ctx.bias_dtype) if need_bias else None
 
 
-def bsr_linear(x: Tensor, values: Tensor, pattern: BlockPattern, bias: Tensor | None = None) -> Tensor:
+def bsr_linear(x: Tensor, values: Tensor, pattern: BlockPattern | tuple[Any, ...], bias: Tensor | None = None) -> Tensor:
     """x·Aᵀ + bias with A block-sparse: `values` [blocks, R, C] at the places of `pattern`.
 
     x: float32, float16 or bfloat16 […, K]; bias: [M]. Returns […, M] in x's dtype; sums in float32, bitwise the same for any
     number of threads. Gradients for x, values and bias; that of the values is computed for the stored blocks only.
     """
-    refuse_tangents(x, values, bias)
-    if is_plain(x, values, bias):
+    if is_plain(x, values, bias) and x.is_cpu:
         if needs_grad(x, values, bias):
             return _Linear.apply(x, values, pattern, bias)
         return _multiply(x, values, pattern, bias, False)
+    refuse_tangents(x, values, bias)
     return torch.ops.rarefy.bsr_linear.default(x, values, *pattern, bias)
 
 
 def bsr_linear_transposed(x: Tensor, values: Tensor, pattern: BlockPattern) -> Tensor:
     """x·A: […, M] to […, K], in x's dtype: the gradient of `bsr_linear`'s inputs. Gradients for x and values."""
-    refuse_tangents(x, values)
-    if is_plain(x, values) and not needs_grad(x, values):
+    if is_plain(x, values) and x.is_cpu and not needs_grad(x, values):
         return _multiply(x, values, pattern, None, True)
+    refuse_tangents(x, values)
     return torch.ops.rarefy.bsr_linear_transposed.default(x, values, *pattern)
 
 
@@ -226,9 +228,9 @@ def bsr_sddmm(p: Tensor, q: Tensor, pattern: BlockPattern, block_shape: int | tu
 
     Sums in float32, bitwise the same for any number of threads. Gradients for p and q.
     """
-    refuse_tangents(p, q)
     if isinstance(block_shape, int):
         block_shape = (block_shape, block_shape)
-    if is_plain(p, q) and not needs_grad(p, q):
+    if is_plain(p, q) and p.is_cpu and not needs_grad(p, q):
         return _sddmm_cpu(p, q, *pattern, *block_shape, dtype)
+    refuse_tangents(p, q)
     return torch.ops.rarefy.bsr_sddmm.default(p, q, *pattern, *block_shape, dtype)

@@ -15,10 +15,14 @@ library = torch.library.Library("rarefy", "DEF")
 
 # A kernel in Python costs 3 µs for each dispatch key it is registered for, and what torch.library does for gradients 40.
 _PLAIN_TYPES = (Tensor, torch.nn.Parameter)
+_compiling, _grad_enabled = torch.compiler.is_compiling, torch.is_grad_enabled
 try:
     _modes = torch._C._len_torch_dispatch_stack
     _transforms = torch._C._functorch.peek_interpreter_stack
     _tracing = torch._C._get_tracing_state
+    _autocast = torch._C._is_any_autocast_enabled
+    _profiler = torch._C._autograd._profiler_enabled
+    _ = forward_ad._current_level
 except AttributeError:  # Another torch: the dispatcher is always right.
 
     def _modes() -> int:
@@ -30,17 +34,21 @@ def define(schema: str) -> None:
 
 
 def is_plain(x: Tensor, *others: Tensor | None) -> bool:
-    """Whether calling the CPU's kernel, and recording its gradient, is all that the dispatcher would do: ordinary tensors of the CPU
-    and no tracing, transform, mode, autocast or profiler that wants to see the operator. Takes 1 µs; the dispatcher takes 6
-    without gradients and 45 with them."""
-    if torch.compiler.is_compiling() or _modes() or _transforms() is not None or _tracing() is not None:
+    """Whether calling a kernel, and recording its gradient, is all that the dispatcher would do: ordinary tensors, all on the CPU or
+    all on GPUs, and no tracing, transform, mode, autocast or profiler that wants to see the operator. Takes 1 µs; the dispatcher
+    takes 6 without gradients and 45 with them."""
+    # Dynamo must meet is_compiling first: it knows no other of these.
+    if _compiling() or _modes() or _transforms() is not None or _tracing() is not None or _autocast() or _profiler():
         return False
-    if type(x) not in _PLAIN_TYPES or not x.is_cpu:
+    if forward_ad._current_level >= 0 or type(x) not in _PLAIN_TYPES:
+        return False
+    on_cpu = x.is_cpu
+    if not (on_cpu or x.is_cuda):
         return False
     for other in others:
-        if other is not None and (type(other) not in _PLAIN_TYPES or not other.is_cpu):
+        if other is not None and (type(other) not in _PLAIN_TYPES or other.is_cpu is not on_cpu or not (on_cpu or other.is_cuda)):
             return False
-    return not torch.is_autocast_enabled("cpu") and not torch.autograd._profiler_enabled()
+    return True
 
 
 def refuse_tangents(*tensors: Tensor | None) -> None:
@@ -53,7 +61,21 @@ def refuse_tangents(*tensors: Tensor | None) -> None:
 
 
 def needs_grad(x: Tensor, *others: Tensor | None) -> bool:
-    return torch.is_grad_enabled() and (x.requires_grad or any(o is not None and o.requires_grad for o in others))
+    if not _grad_enabled():
+        return False
+    if x.requires_grad:
+        return True
+    for other in others:  # noqa: SIM110 (any() and a generator take 0.3 µs)
+        if other is not None and other.requires_grad:
+            return True
+    return False
+
+
+def empty_rows(x: Tensor, features: int) -> Tensor:
+    """A new […, features] for x […, any]."""
+    shape = x.shape
+    # Most activations are matrices, whose shape takes half the time to write.
+    return x.new_empty((shape[0], features) if len(shape) == 2 else (*shape[:-1], features))
 
 
 def register_autocast(name: str, floating: tuple[int, ...]) -> None:

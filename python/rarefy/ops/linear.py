@@ -17,6 +17,8 @@ compressed form in their state_dict, and the handle as a plain attribute.
 
 from __future__ import annotations
 
+import functools
+import os
 from typing import Any
 
 import torch
@@ -24,8 +26,9 @@ from torch import Tensor
 
 from .. import _core
 from ..checks import describe, fail
+from ..errors import UnsupportedError
 from ..matrices import pack as _pack
-from .library import define, is_plain, library, needs_grad, refuse_tangents, register_autocast
+from .library import define, empty_rows, is_plain, library, needs_grad, refuse_tangents, register_autocast
 
 ACTIVATIONS = ("none", "relu", "gelu", "silu")
 TORCH_DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
@@ -40,6 +43,24 @@ class Weight:
         self.matrix = matrix
         self.out_features, self.in_features = matrix.shape
         self.handle = torch.from_dlpack(matrix._handle())
+
+    def to(self, device: torch.device | str | int, tokens: int = 1) -> Weight:
+        """Packs the weight for a GPU too, for `tokens` rows of activations at once; the CPU's form stays. Returns itself.
+
+        The first weight of a kind (shape, dtype, density) is searched for the fastest kernel, which takes seconds and is
+        remembered; those that are like it take the same. Raises UnsupportedError where Rarefy cannot run on that GPU.
+        """
+        device = torch.device("cuda", device) if isinstance(device, int) else torch.device(device)
+        if device.type == "cuda":
+            measure = os.environ.get("RAREFY_FREEZE") != "1"
+            _core.place_on_device(self.matrix, _index(device), tokens, measure)
+        elif device.type != "cpu":
+            raise UnsupportedError(f"device: expected cpu or cuda, got {device}")
+        return self
+
+    def on(self, device: torch.device | str | int) -> tuple[str, int, float] | None:
+        """(kernel, bytes, microseconds as measured when it was chosen) of the weight on a GPU; None where it is not."""
+        return _core.describe_on_device(self.matrix, _index(torch.device(device)))
 
     def __copy__(self) -> Weight:
         return self
@@ -73,6 +94,10 @@ def to_dense(weight: Weight | _core.Matrix, dtype: torch.dtype | None = None) ->
     return out
 
 
+def _index(device: torch.device) -> int:
+    return torch.cuda.current_device() if device.index is None else device.index
+
+
 # ------------------------------------------------------------------------------------------- linear
 define("linear(Tensor x, Tensor weight, Tensor? bias, str activation, SymInt out_features) -> Tensor")
 # x·A instead of x·Aᵀ: the gradient of linear's inputs.
@@ -80,14 +105,14 @@ define("linear_transposed(Tensor x, Tensor weight, SymInt in_features) -> Tensor
 
 
 def _linear_cpu(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str, out_features: int) -> Tensor:
-    out = x.new_empty((*x.shape[:-1], out_features))
+    out = empty_rows(x, out_features)
     if not _core.linear(x, weight, bias, activation, False, out):
         _core.linear(x.contiguous(), weight, bias, activation, False, out)
     return out
 
 
 def _linear_transposed_cpu(x: Tensor, weight: Tensor, in_features: int) -> Tensor:
-    out = x.new_empty((*x.shape[:-1], in_features))
+    out = empty_rows(x, in_features)
     if not _core.linear(x, weight, None, "none", True, out):
         _core.linear(x.contiguous(), weight, None, "none", True, out)
     return out
@@ -95,6 +120,55 @@ def _linear_transposed_cpu(x: Tensor, weight: Tensor, in_features: int) -> Tenso
 
 library.impl("linear", _linear_cpu, "CPU")
 library.impl("linear_transposed", _linear_transposed_cpu, "CPU")
+
+
+# -------------------------------------------------------------------------------------------- a GPU
+# Packed kernels are for few tokens. For many, and for gradients, the weight is written out with its zeros, which costs its dense
+# bytes once, and torch multiplies: memory comes from torch's allocator, so that graphs can record it all.
+def _dense_weight(x: Tensor, weight: Tensor, shape: tuple[int, int]) -> Tensor:
+    lying = _core.device_dense(weight, x.device.index)
+    if lying is not None:
+        return torch.from_dlpack(lying)
+    dense = x.new_empty(shape)
+    _core.device_expand(weight, dense)
+    return dense
+
+
+_IN_PLACE = {"relu": torch.relu_, "gelu": torch.ops.aten.gelu_, "silu": torch.ops.aten.silu_}
+
+
+def _on_its_device(kernel: Any) -> Any:
+    """Streams and launches are those of torch's current device: makes it that of the first argument."""
+
+    @functools.wraps(kernel)
+    def run(x: Tensor, *rest: Any) -> Tensor:
+        if x.device.index == torch.cuda.current_device():
+            return kernel(x, *rest)
+        with torch.cuda.device(x.device):
+            return kernel(x, *rest)
+
+    return run
+
+
+@_on_its_device
+def _linear_cuda(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str, out_features: int) -> Tensor:
+    out = empty_rows(x, out_features)
+    if _core.device_linear(x if x.is_contiguous() else x.contiguous(), weight, out):
+        if bias is not None:
+            out.add_(bias)
+    else:
+        dense = _dense_weight(x, weight, (out_features, x.shape[-1]))
+        out = torch.nn.functional.linear(x, dense, None if bias is None else bias.to(x.dtype))
+    return out if activation == "none" else _IN_PLACE[activation](out)
+
+
+@_on_its_device
+def _linear_transposed_cuda(x: Tensor, weight: Tensor, in_features: int) -> Tensor:
+    return x @ _dense_weight(x, weight, (x.shape[-1], in_features))
+
+
+library.impl("linear", _linear_cuda, "CUDA")
+library.impl("linear_transposed", _linear_transposed_cuda, "CUDA")
 
 
 @torch.library.register_fake("rarefy::linear", lib=library)
@@ -166,7 +240,7 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, bias: Tensor | None, weight: Tensor, activation: str, out_features: int) -> Tensor:
         _linear_setup(ctx, (x, weight, bias, activation, out_features), x)
-        return _linear_cpu(x, weight, bias, activation, out_features)
+        return (_linear_cpu if x.is_cpu else _linear_cuda)(x, weight, bias, activation, out_features)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -176,13 +250,14 @@ class _Linear(torch.autograd.Function):
 def linear(x: Tensor, weight: Weight, bias: Tensor | None = None, activation: str = "none") -> Tensor:
     """act(x·Aᵀ + bias) with A a packed weight of any format.
 
-    x: float32, float16 or bfloat16 […, K]; bias: [M]; activation: "none", "relu", "gelu" (erf) or "silu".
+    x: float32, float16 or bfloat16 […, K]; bias: [M]; activation: "none", "relu", "gelu" (erf) or "silu". On a GPU x has the weight's
+    dtype, and the weight was packed for that GPU (`Weight.to`).
     Returns […, M] in x's dtype; sums in float32. Gradients for x and bias; the weight is frozen.
     """
     check_packed("weight", weight)
-    refuse_tangents(x, bias)
     if is_plain(x, bias):
         if needs_grad(x, bias):
             return _Linear.apply(x, bias, weight.handle, activation, weight.out_features)
-        return _linear_cpu(x, weight.handle, bias, activation, weight.out_features)
+        return (_linear_cpu if x.is_cpu else _linear_cuda)(x, weight.handle, bias, activation, weight.out_features)
+    refuse_tangents(x, bias)
     return torch.ops.rarefy.linear.default(x, weight.handle, bias, activation, weight.out_features)
