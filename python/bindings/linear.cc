@@ -8,6 +8,7 @@
 #include "bias.h"
 #include "bindings.h"
 #include "packed.h"
+#include "small_work.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -41,8 +42,8 @@ bool linear(const ArrayArgument& x_argument, const ArrayArgument& weight,
   // bf16 activations lose nothing so, and take the faster kernels.
   args.precision = b.dtype == DType::kBF16 ? Precision::kBf16 : Precision::kExact;
   const nb::gil_scoped_release unlocked;
-  ThreadPool& pool = default_pool();
-  (transposed ? packed->transposed(pool) : packed)->run(args, pool);
+  (transposed ? packed->transposed(default_pool()) : packed)
+      ->run(args, pool_for(packed->matrix()->nnz(), b.rows));
   return true;
 }
 

@@ -109,19 +109,22 @@ class BlockSparseLinear(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x: […, in_features] in the weight's dtype (any float under autocast), on its device. Returns […, out_features]."""
-        weight = self.weight
-        if x.shape[-1:] != (self.in_features,):
+        # As attributes of the module parameters and buffers take 0.4 µs each.
+        arrays, parameters = self._buffers, self._parameters
+        weight = parameters["weight"] if "weight" in parameters else self.weight  # noqa: SIM401
+        bias = parameters["bias"] if "bias" in parameters else self.bias  # noqa: SIM401
+        if x.dim() == 0 or x.size(-1) != self.in_features:
             fail("x", f"[…, {self.in_features}]", describe(x))
-        if x.device != weight.device:
+        if not (x.is_cpu and weight.is_cpu) and x.device != weight.device:
             fail("x", f"a tensor on {weight.device}", describe(x))
         if x.dtype is not weight.dtype and not torch.is_autocast_enabled(x.device.type):
             fail("x", f"{weight.dtype} as the weight (or autocast)", describe(x), TypeError)
-        arrays = self._buffers  # Five attributes of a module would take 3 µs.
-        index = ops.BlockPattern(
+        # A BlockPattern, but for its name, which takes 0.4 µs.
+        index = (
             arrays["row_offsets"], arrays["col_indices"], arrays["col_offsets"], arrays["row_indices"], arrays["order"],
             self.out_features, self.in_features,
         )  # fmt: skip
-        y = ops.bsr_linear(x, weight, index, self.bias)
+        y = ops.bsr_linear(x, weight, index, bias)
         return y if self.probe is None else y + self.probe(x)
 
     @classmethod
