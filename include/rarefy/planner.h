@@ -153,8 +153,9 @@ class Planner {
   /// it is not used: `reason`, if any, then says so, and the log callback hears it once.
   std::optional<BlockCalibration> calibration(std::string* reason = nullptr);
   /// Measures blocks on both kinds of units, fits the curves, keeps and returns them; plans made
-  /// before stay. Some seconds to half a minute. Throws `Error` (kInvalidArgument) for blocks that
-  /// are not multiples of 32 or for nothing to measure.
+  /// before stay. Some seconds to half a minute. Throws `Error`: kInvalidArgument for blocks that
+  /// are not multiples of 32 or for nothing to measure, kIo for a cache folder that cannot be
+  /// written.
   BlockCalibration calibrate(const CalibrateOptions& options, Progress& progress = no_progress());
   [[nodiscard]] ThreadPool& pool() const;
 

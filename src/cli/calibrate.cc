@@ -49,15 +49,10 @@ void run(const Flags& flags, const Session& session) {
   for (const std::string& name : flags.dtypes) options.dtypes.push_back(*parse_dtype(name));
   options.ns = flags.n;
   Planner planner = session.make_planner();
-  std::string before;
-  const bool had_one = planner.calibration(&before).has_value();
+  const bool had_one = planner.calibration().has_value();
   const BlockCalibration found = planner.calibrate(options, session.progress());
   if (session.json) return print_json(as_json(found));
-  if (had_one) {
-    std::printf("measured again; plans made before keep what they found\n");
-  } else if (before.find("calibrate again") != std::string::npos) {
-    std::printf("%s: done\n", before.c_str());
-  }
+  if (had_one) std::printf("measured again; plans made before keep what they found\n");
   std::printf("%s, %s; ns for 1024 positions of a weight at density d\n", found.device.c_str(),
               found.date.c_str());
   Table table(

@@ -169,6 +169,7 @@ void check(const CalibrateOptions& options) {
 BlockCalibration Planner::calibrate(const CalibrateOptions& options, Progress& progress) {
   check(options);
   const std::scoped_lock lock(impl_->mutex);
+  planning::require_calibration_folder(impl_->cache.directory());  // Before half a minute's work.
   const planning::MeasureLock measuring(impl_->cache.directory());
   const planning::CalibrationKey key = planning::calibration_key(impl_->pool.size());
   BlockCalibration found{.device = key.device, .build = key.build, .date = today()};

@@ -1,6 +1,7 @@
 #include "planner/calibration_file.h"
 
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <cmath>
 #include <exception>
@@ -117,16 +118,21 @@ std::optional<BlockCalibration> find_calibration(const std::filesystem::path& fo
   }
 }
 
+void require_calibration_folder(const std::filesystem::path& folder) {
+  if (folder.empty()) return;
+  std::error_code error;
+  std::filesystem::create_directories(folder, error);
+  if (error || access(folder.c_str(), W_OK) != 0)
+    fail(ErrorKind::kIo, "calibrate: {}: expected a folder that can be written, to keep curves in",
+         folder.string());
+}
+
 void store_calibration(const std::filesystem::path& folder, const BlockCalibration& calibration) {
   if (folder.empty()) return;
-  try {
-    std::filesystem::create_directories(folder);
-    AtomicFile file(path_in(folder));
-    file.write(to_json(calibration).dump(1));
-    file.commit();
-  } catch (const std::exception&) {
-    return;  // The next process calibrates again, or plans without.
-  }
+  require_calibration_folder(folder);
+  AtomicFile file(path_in(folder));
+  file.write(to_json(calibration).dump(1));
+  file.commit();
 }
 
 }  // namespace rarefy::planning

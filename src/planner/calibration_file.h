@@ -21,7 +21,11 @@ CalibrationKey calibration_key(int threads);
 std::optional<BlockCalibration> find_calibration(const std::filesystem::path& folder,
                                                  const CalibrationKey& key, std::string& reason);
 
-/// Keeps it; a folder that cannot be written keeps nothing.
+/// Makes the folder where it is not there; throws `Error` (kIo) where it cannot be written.
+void require_calibration_folder(const std::filesystem::path& folder);
+
+/// Keeps it, or throws `Error` (kIo): unlike a plan, it is made because somebody asked for it. An
+/// empty folder keeps nothing.
 void store_calibration(const std::filesystem::path& folder, const BlockCalibration& calibration);
 
 }  // namespace rarefy::planning

@@ -168,6 +168,16 @@ TEST_F(PlannerCalibration, RefusesWhatCannotBeMeasured) {
   refuses("got none", [](CalibrateOptions& o) { o.blocks.clear(); });
 }
 
+TEST_F(PlannerCalibration, SaysAtOnceThatItCannotBeKept) {
+  const std::filesystem::path file = folder.path() / "file";
+  std::ofstream(file) << "no folder";
+  Planner p({.cache_dir = file / "cache"}, pool);
+  CalibrateOptions endless = small;
+  endless.rounds = 1 << 30;
+  testing::expect_error([&] { p.calibrate(endless); }, ErrorKind::kIo,
+                        {"file/cache", "a folder that can be written"});
+}
+
 /// Blocks of 64×64 of these densities, in turn.
 PatternStats pattern_of(const std::vector<double>& densities, std::int64_t dead_rows = 0) {
   constexpr std::int64_t kSide = 512;
