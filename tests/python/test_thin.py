@@ -42,6 +42,13 @@ def test_a_number_is_a_sparsity():
     assert model(torch.randn(3, 64)).shape == (3, 50)
 
 
+def test_progress_names_every_layer_before_its_turn():
+    seen = []
+    rarefy.thin(Model(), {"sparsity": 0.5, "format": "csr"}, progress=lambda *step: seen.append(step))
+    names = [f"layers.{i}.{n}_proj" for i in range(2) for n in "qo"]
+    assert seen == [("thin", i, 4, name) for i, name in enumerate(names)]
+
+
 def test_report():
     report = rarefy.thin(Model(), {"sparsity": 0.5, "format": "bitmap"})
     entry = report.layers[0]
