@@ -49,6 +49,17 @@ PruneReport prune(const std::filesystem::path& from, const std::filesystem::path
   return rarefy::prune(from, to, options);
 }
 
+std::string repr(const PruneReport& report) {
+  double nnz = 0;
+  double elements = 0;
+  for (const PrunedTensor& tensor : report.tensors) {
+    nnz += static_cast<double>(tensor.nnz);
+    elements += static_cast<double>(tensor.rows) * static_cast<double>(tensor.cols);
+  }
+  return fmt::format("PruneReport({} weights, {:.1f} % zeros, {:.1f} s)", report.tensors.size(),
+                     elements > 0 ? 100 * (1 - nnz / elements) : 0, report.seconds);
+}
+
 }  // namespace
 
 void bind_compress(nb::module_& module) {
@@ -62,7 +73,8 @@ void bind_compress(nb::module_& module) {
   nb::class_<PruneReport>(module, "PruneReport", "What `prune` did.")
       .def_ro("tensors", &PruneReport::tensors)
       .def_ro("seconds", &PruneReport::seconds)
-      .def_ro("peak_nbytes", &PruneReport::peak_bytes, "Peak resident set while pruning.");
+      .def_ro("peak_nbytes", &PruneReport::peak_bytes, "Peak resident set while pruning.")
+      .def("__repr__", &repr);
   module.def("prune", &prune, "from_"_a, "to"_a, "method"_a, "sparsity"_a.none(), "pattern"_a,
              "recipe"_a.none(), "calibration"_a, "samples"_a, "context"_a, "seed"_a, "overwrite"_a,
              "progress"_a.none());

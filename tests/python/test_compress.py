@@ -1,5 +1,6 @@
 """Pruning of checkpoints."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ def test_prune_writes_a_thin_checkpoint(tmp_path):
     seen = []
     report = rarefy.prune(TINY_LM, tmp_path / "thin", method="magnitude", sparsity=0.7, progress=lambda *step: seen.append(step))
     assert seen
+    assert re.fullmatch(r"PruneReport\(42 weights, 70\.0 % zeros, \d+\.\d s\)", repr(report))
     assert all(t.nnz == pytest.approx(0.3 * t.rows * t.cols, abs=2) for t in report.tensors)
     thin = rarefy.Checkpoint(tmp_path / "thin")
     name = report.tensors[0].name
