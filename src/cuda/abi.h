@@ -57,6 +57,7 @@ inline constexpr int kLaunchClusterDimension = 4;           // CUlaunchAttribute
 inline constexpr int kLaunchProgrammaticSerialization = 6;  // programmatic dependent launch
 inline constexpr int kTensorMapUint16 = 1;
 inline constexpr int kTensorMapInterleaveNone = 0;
+inline constexpr int kTensorMapSwizzle32 = 1;
 inline constexpr int kTensorMapSwizzle64 = 2;
 inline constexpr int kTensorMapSwizzle128 = 3;
 inline constexpr int kTensorMapPromotion256 = 3;

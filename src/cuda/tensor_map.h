@@ -21,9 +21,9 @@ struct TensorRows {
 /// Whether the engine takes such a matrix: rows must begin at multiples of 16 bytes.
 bool can_map(const TensorRows& matrix);
 
-/// For boxes of `box_rows` rows and `box_columns` columns, 32 or 64 of them, which arrive in shared
-/// memory row by row with the swizzle that spans a row. What lies outside the matrix arrives as
-/// zeros. Throws `Error` where the driver refuses.
+/// For boxes of `box_rows` rows and `box_columns` columns, 16, 32 or 64 of them, which arrive in
+/// shared memory row by row with the swizzle that spans a row. What lies outside the matrix arrives
+/// as zeros. Throws `Error` where the driver refuses.
 TensorMap map_rows(const TensorRows& matrix, int box_rows, int box_columns);
 
 }  // namespace rarefy::cuda

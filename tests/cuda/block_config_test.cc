@@ -1,0 +1,242 @@
+// Lists and kernels of block-sparse products as far as they need no GPU: what is supported, that
+// every stored piece is visited once, and that all kernels compile without spills.
+#include "ops/block_sparse/cuda/block_config.h"
+
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+
+#include <bit>
+#include <map>
+#include <mutex>
+#include <set>
+
+#include "block_case.h"
+#include "cuda/compiler.h"
+#include "nvrtc_or_skip.h"
+#include "rarefy/threads.h"
+
+namespace rarefy::gpu {
+namespace {
+
+TEST(BlockConfig, SaysWhatIsSupported) {
+  const cuda::DeviceFacts h100 = cuda::h100_facts();
+  EXPECT_TRUE(supports({}, h100));
+  EXPECT_TRUE(supports({.block_rows = 32, .block_cols = 64}, h100));
+  for (const auto& [rows, cols] : {std::pair{8, 8}, {16, 64}, {128, 32}, {48, 48}, {256, 256}}) {
+    const Support no = supports({.block_rows = rows, .block_cols = cols}, h100);
+    EXPECT_FALSE(no);
+    EXPECT_NE(no.reason.find(fmt::format("not {}x{}", rows, cols)), std::string::npos) << no.reason;
+  }
+  EXPECT_NE(supports({.dtype = DType::kF32}, h100).reason.find("f16 and bf16, not"),
+            std::string::npos);
+  cuda::DeviceFacts old = h100;
+  old.major = 7;
+  EXPECT_NE(supports({}, old).reason.find("8.0"), std::string::npos);
+  EXPECT_THROW(block_configs({.block_rows = 8, .block_cols = 8}, h100), Error);
+}
+
+TEST(BlockConfig, KernelsOfOtherGenerationsNeedNoWgmma) {
+  cuda::DeviceFacts ampere = cuda::h100_facts();
+  ampere.major = 8;
+  ampere.shared_per_block = 166912;
+  for (const BlockProduct product :
+       {BlockProduct::kForward, BlockProduct::kTransposed, BlockProduct::kSamples})
+    for (const int block : {16, 32, 64, 128}) {
+      const BlockProblem problem{
+          .product = product, .rows = 1024, .cols = 1024, .block_rows = block, .block_cols = block};
+      const std::vector<BlockConfig> configs = block_configs(problem, ampere);
+      ASSERT_FALSE(configs.empty());
+      for (const BlockConfig& config : configs) {
+        EXPECT_EQ(config.way, BlockWay::kMma);
+        EXPECT_LE(config.shared_bytes(problem), static_cast<std::int64_t>(ampere.shared_per_block));
+      }
+      EXPECT_GT(block_configs(problem, cuda::h100_facts()).size(), configs.size() - 1);
+    }
+}
+
+/// What the steps of a pattern name, as (first output, first input) → times.
+std::map<std::pair<std::int64_t, std::int64_t>, int> visited(const BlockCase& c,
+                                                             const StepShape& shape) {
+  const Steps steps = make_steps(c.pattern, shape);
+  const PieceShape piece = c.p.piece();
+  const std::int64_t strips = shape.features / piece.out;
+  std::map<std::pair<std::int64_t, std::int64_t>, int> found;
+  for (std::size_t group = 0; group + 1 < steps.step_begin.size(); ++group)
+    for (std::uint32_t s = steps.step_begin[group]; s < steps.step_begin[group + 1]; ++s) {
+      const Step& step = steps.steps[s];
+      std::uint64_t mask = step.mask | std::uint64_t{step.more} << 32;
+      EXPECT_LE(std::popcount(mask), shape.most_pieces);
+      std::uint32_t piece_at = step.first;
+      for (; mask != 0; mask &= mask - 1, ++piece_at) {
+        const int bit = std::countr_zero(mask);
+        const std::int64_t out = steps.strips[group * static_cast<std::size_t>(strips) +
+                                              static_cast<std::size_t>(bit / piece.across())];
+        const std::int64_t in = (step.where & 0xffff) * kSlab + bit % piece.across() * piece.in;
+        ++found[{out, in}];
+        // Where the piece says it lies must be in a block of that place.
+        const std::int64_t row = steps.pieces[piece_at] >> 1, block = row / c.p.block_rows;
+        const std::int64_t y = row % c.p.block_rows, x = (steps.pieces[piece_at] & 1) * 64;
+        std::int64_t block_row = 0;
+        while (c.pattern.row_offsets[static_cast<std::size_t>(block_row) + 1] <= block) ++block_row;
+        const std::int64_t weight_row = block_row * c.p.block_rows + y;
+        const std::int64_t weight_column =
+            c.pattern.col_indices[static_cast<std::size_t>(block)] * std::int64_t{c.p.block_cols} +
+            x;
+        EXPECT_EQ(shape.transposed ? weight_column : weight_row, out);
+        EXPECT_EQ(shape.transposed ? weight_row : weight_column, in);
+      }
+    }
+  return found;
+}
+
+TEST(BlockSteps, VisitEveryStoredPieceOnce) {
+  for (const auto& [rows, cols] : {std::pair{16, 32}, {32, 32}, {64, 64}, {128, 64}, {128, 128}})
+    for (const bool transposed : {false, true}) {
+      const BlockCase c({.product = transposed ? BlockProduct::kTransposed : BlockProduct::kForward,
+                         .rows = 7 * rows,
+                         .cols = 9 * cols,
+                         .block_rows = rows,
+                         .block_cols = cols,
+                         .density = 0.35,
+                         .tokens = 1},
+                        Stored::kSome);
+      const PieceShape piece = c.p.piece();
+      for (const int cluster : {1, 2, 8}) {
+        const StepShape shape{.transposed = transposed,
+                              .features = 128,
+                              .cluster = cluster,
+                              .most_pieces = 2,
+                              .slots = 4};
+        const auto found = visited(c, shape);
+        EXPECT_EQ(std::ssize(found) * piece.out * piece.in, std::ssize(c.values));
+        for (const auto& [place, times] : found) EXPECT_EQ(times, 1);
+      }
+    }
+}
+
+// Blocks of a cluster wait for nobody but whom they share slabs with; who brings what agrees with
+// who needs it.
+TEST(BlockSteps, ErrandsServeTheStepsOfACluster) {
+  const BlockCase c({.rows = 2048, .cols = 2048, .density = 0.2, .tokens = 1}, Stored::kSome);
+  const StepShape shape{.features = 128, .cluster = 4, .most_pieces = 2, .slots = 5};
+  const Steps steps = make_steps(c.pattern, shape);
+  for (std::int64_t set = 0; set < steps.sets; ++set) {
+    std::multiset<std::tuple<unsigned, unsigned, unsigned, unsigned>> needed, brought;
+    for (unsigned rank = 0; rank < 4; ++rank) {
+      const auto group = static_cast<std::size_t>(set) * 4 + rank;
+      for (std::uint32_t s = steps.step_begin[group]; s < steps.step_begin[group + 1]; ++s) {
+        const std::uint32_t where = steps.steps[s].where;
+        needed.insert({where & 0xffff, where >> 16 & 0xff, where >> 24, rank});
+        EXPECT_LT(where >> 16 & 0xff, 5U);
+      }
+      for (std::uint32_t e = steps.errand_begin[group]; e < steps.errand_begin[group + 1]; ++e) {
+        const std::uint32_t where = steps.errands[e];
+        EXPECT_NE(where >> 24, 0U);
+        for (unsigned needer = 0; needer < 4; ++needer)
+          if (where >> 24 >> needer & 1)
+            brought.insert({where & 0xffff, where >> 16 & 0xff, rank, needer});
+      }
+    }
+    EXPECT_EQ(needed, brought);
+  }
+  const Steps alone = make_steps(c.pattern, {.features = 128, .most_pieces = 2, .slots = 5});
+  EXPECT_LT(slabs_brought(steps, shape), slabs_brought(alone, {}));
+}
+
+TEST(BlockSteps, TilesAreHandedOutEvenly) {
+  const BlockCase c({.rows = 4096, .cols = 1024, .density = 0.2, .tokens = 1}, Stored::kSome);
+  const Steps steps = make_steps(c.pattern, {.features = 128, .most_pieces = 2});
+  constexpr std::int64_t kTokenTiles = 16, kWorkers = 132;
+  const TileLists lists = hand_out_tiles(steps, kTokenTiles, kWorkers);
+  ASSERT_EQ(std::ssize(lists.begin), kWorkers + 1);
+  std::set<std::pair<std::uint32_t, std::uint32_t>> all;
+  double most = 0, sum = 0;
+  for (std::size_t w = 0; w < kWorkers; ++w) {
+    double load = 0;
+    for (std::uint32_t t = lists.begin[w]; t < lists.begin[w + 1]; ++t) {
+      EXPECT_TRUE(all.insert({lists.tiles[t].set, lists.tiles[t].tokens}).second);
+      load += steps.costs[lists.tiles[t].set];
+    }
+    most = std::max(most, load);
+    sum += load;
+  }
+  EXPECT_EQ(std::ssize(all), kTokenTiles * steps.sets);
+  // 512 tiles on 132 workers are four rounds, whatever one does.
+  EXPECT_LT(most, 1.03 * sum / (kTokenTiles * static_cast<double>(steps.sets)) * 4);
+}
+
+TEST(BlockSamples, TasksHoldEveryPieceOnce) {
+  for (const auto& [rows, cols] : {std::pair{16, 16}, {32, 64}, {64, 64}, {128, 64}}) {
+    const BlockCase c({.product = BlockProduct::kSamples,
+                       .rows = 6 * rows,
+                       .cols = 11 * cols,
+                       .block_rows = rows,
+                       .block_cols = cols,
+                       .density = 0.3,
+                       .tokens = 1},
+                      Stored::kSome);
+    const TaskShape shape{2, 5, 7};
+    const SampleTasks tasks = make_tasks(c.pattern, shape);
+    const PieceShape piece = c.p.piece();
+    std::set<std::uint32_t> all;
+    for (const SampleTask& task : tasks.tasks) {
+      EXPECT_LE(task.rows, shape.row_strips);
+      EXPECT_LE(task.columns, shape.column_strips);
+      EXPECT_LE(static_cast<int>(task.pieces), shape.pieces);
+      for (std::uint32_t i = 0; i < task.pieces; ++i) {
+        const SamplePiece& p = tasks.pieces[task.piece + i];
+        EXPECT_TRUE(all.insert(p.to).second);
+        EXPECT_LT(p.row, task.rows);
+        EXPECT_LT(p.column, task.columns);
+      }
+    }
+    EXPECT_EQ(std::ssize(all) * piece.out * piece.in, std::ssize(c.values));
+  }
+}
+
+// The estimates that docs/gpu-block-sparse.md shows: sharing slabs pays for big blocks.
+TEST(BlockConfig, EstimatesFavourClustersWhereActivationsAreTheMostBytes) {
+  const BlockProblem problem{.rows = 4096, .cols = 14336, .density = 0.25, .tokens = 4096};
+  const std::vector<BlockConfig> configs = block_configs(problem, cuda::h100_facts());
+  EXPECT_EQ(configs.front().way, BlockWay::kFeatures);
+  EXPECT_GT(configs.front().cluster, 1);
+  std::set<std::string> names;
+  for (const BlockConfig& config : configs) {
+    EXPECT_TRUE(names.insert(config.name(problem)).second) << config.name(problem);
+    EXPECT_LE(config.shared_bytes(problem), 232448) << config.name(problem);
+  }
+}
+
+TEST(BlockConfig, KernelsCompileForEveryGenerationWithoutSpills) {
+  RAREFY_SKIP_WITHOUT_NVRTC();
+  const bool all = std::getenv("RAREFY_ALL_KERNELS") != nullptr;
+  std::vector<std::pair<cuda::Source, cuda::Arch>> work;
+  std::size_t at = 0;
+  for (const cuda::Source& source : block_sources())
+    for (const cuda::Arch& arch : cuda::kTestedArchs) {
+      if (arch.number() < source.oldest_arch || arch.number() > source.newest_arch) continue;
+      constexpr std::size_t kEvery = 211;  // A prime: goes through every dimension.
+      if (cuda::can_compile(arch) && (at++ % kEvery == 0 || all)) work.emplace_back(source, arch);
+    }
+  std::mutex mutex;
+  default_pool().parallel_dynamic(std::ssize(work), 1, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t i = begin; i < end; ++i) {
+      const auto& [source, arch] = work[static_cast<std::size_t>(i)];
+      std::string problem;
+      try {
+        for (const cuda::KernelFacts& kernel : cuda::compile(source, arch).kernels)
+          if (kernel.local > 0)
+            problem = fmt::format("{} bytes of local memory, {} registers", kernel.local,
+                                  kernel.registers);
+      } catch (const Error& error) {
+        problem = error.what();
+      }
+      const std::scoped_lock lock(mutex);
+      if (!problem.empty())
+        ADD_FAILURE() << source.name << " for " << arch.name() << ": " << problem;
+    }
+  });
+}
+
+}  // namespace
+}  // namespace rarefy::gpu

@@ -1,0 +1,58 @@
+// What device code finds instead of CUDA's built-ins, and of src/cuda/*.cuh.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+
+#include "emulator/machine.h"
+
+#define __device__
+#define __global__
+#define __forceinline__ inline
+#define __launch_bounds__(...)
+#define __grid_constant__
+#define threadIdx (::emulator::Dim{::emulator::Machine::get().now().index, 0, 0})
+#define blockIdx (::emulator::Dim{::emulator::Machine::get().now().block->index, 0, 0})
+#define gridDim (::emulator::Dim{::emulator::Machine::get().launch().grid, 1, 1})
+
+#include "cuda/cluster.cuh"
+#include "cuda/number.cuh"
+#include "cuda/shared_barrier.cuh"
+#include "cuda/shared_words.cuh"
+#include "cuda/tensor_copy.cuh"
+#include "cuda/tensor_core.cuh"
+#include "cuda/warpgroup.cuh"
+
+using std::max;
+using std::min;
+
+struct float4 {
+  float x, y, z, w;
+};
+
+inline int __popc(u32 x) {
+  return __builtin_popcount(x);
+}
+inline int __ffs(u32 x) {
+  return __builtin_ffs(static_cast<int>(x));
+}
+inline void __syncthreads() {
+  auto& machine = emulator::Machine::get();
+  machine.meet(machine.now().block->meetings[0], machine.launch().threads);
+}
+inline void __syncwarp() {
+  int nothing = 0;
+  emulator::Machine::get().together(nothing, [](auto&) {});
+}
+template <class T>
+T __shfl_sync(u32, T value, int from) {
+  struct Mine {
+    T value, result;
+    int from;
+  } mine{value, {}, from};
+  emulator::Machine::get().together(mine, [](auto& all) {
+    for (Mine* m : all) m->result = all[static_cast<unsigned>(m->from) % 32]->value;
+  });
+  return mine.result;
+}
