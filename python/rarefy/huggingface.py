@@ -24,6 +24,7 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from . import bitmask
 from .checks import describe, fail
+from .errors import CorruptError
 from .sparse_linear import SparseLinear
 from .sparse_optimizer import SparseOptimizer
 
@@ -210,12 +211,15 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _has_blocks(folder: Path) -> bool:
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
 
     for file in _files(folder):
-        with safe_open(file, "pt") as arrays:
-            if any(key.endswith(".col_indices") for key in arrays.keys()):  # noqa: SIM118
-                return True
+        try:
+            with safe_open(file, "pt") as arrays:
+                if any(key.endswith(".col_indices") for key in arrays.keys()):  # noqa: SIM118
+                    return True
+        except SafetensorError as error:  # Which does not say where.
+            raise CorruptError(f"{file}: expected safetensors, got: {error}") from None
     return False
 
 

@@ -157,6 +157,10 @@ def test_a_checkpoint_of_another_shape(thin_folder, tmp_path):
     (tmp_path / "other" / "config.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match=r"model.layers.0.mlp.\w+_proj.weight: expected \[\d+, \d+\], got \[\d+, \d+\]"):
         rarefy.pretrained(tmp_path / "other")
+    with open(tmp_path / "other" / "model.safetensors", "r+b") as file:
+        file.truncate(10_000)
+    with pytest.raises(rarefy.errors.CorruptError, match="model.safetensors: expected safetensors, got: "):
+        rarefy.pretrained(tmp_path / "other")
     for path in (tmp_path, tmp_path / "nowhere", "./nowhere"):
         with pytest.raises(ValueError, match="path: expected a folder with config.json, or a name on the Hub, got"):
             rarefy.pretrained(path)
