@@ -173,6 +173,7 @@ def test_weights_that_are_not_packed_and_masks_of_other_kinds():
             ops.block_pattern_of_mask(mask, (8, 8))
 
 
+@pytest.mark.filterwarnings("ignore:.*Profiler clears events")  # Before torch 2.13.
 def test_tracers_and_profilers_see_the_operator():
     layer, x = Blocks(), torch.randn(3, 48)
     graph = torch.fx.experimental.proxy_tensor.make_fx(layer)(x)
