@@ -77,6 +77,7 @@ struct Plan {
   std::size_t bytes = 0, dense_bytes = 0;
   std::vector<Candidate> candidates;  ///< Everything considered, in the order tried.
   bool from_cache = false;
+  std::int64_t rows = -1, cols = -1, nnz = -1;  ///< Of the weight; -1: unknown.
 
   [[nodiscard]] const PlanStep& step(std::int64_t n) const;
 };
@@ -183,11 +184,14 @@ class Linear {
 };
 
 /// Packs `weight` as `plan` says; a plan for row-major dense borrows the rows where they lie dense
-/// in memory already, and keeps `weight` alive.
+/// in memory already, and keeps `weight` alive. Throws `Error` (kInvalidArgument) for a plan of
+/// another shape, and the packing's own where the values no longer keep the plan's pattern. Where
+/// the share of nonzeros has moved by more than 4 % of all positions since the plan was made, it is
+/// packed all the same, and the log callback hears that it should be planned again.
 Linear make_linear(std::shared_ptr<const RowSource> weight, Plan plan,
                    ThreadPool& pool = default_pool());
 
-/// Plans, then packs.
+/// Plans, then packs: a weight that changed since an earlier plan gets a new one.
 Linear make_linear(std::shared_ptr<const RowSource> weight, Planner& planner,
                    const PlanRequest& request, ThreadPool& pool = default_pool());
 

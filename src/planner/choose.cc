@@ -19,6 +19,9 @@ constexpr double kLeastEstimatedGain = 0.10;
 /// cannot be told apart costs no memory.
 constexpr double kTie = 0.03;
 constexpr double kMostTie = 0.08;
+/// Dense formats that are this close are equally fast, whatever the noise: the lower estimate
+/// decides. No more than a plan may lose to dense.
+constexpr double kDenseTie = 0.02;
 /// Kernels of one format that are this close are equally fast: the lower estimate decides.
 constexpr double kKernelTie = 0.02;
 
@@ -234,7 +237,8 @@ std::optional<FormatSpec> choose_format(std::span<Entry> entries, const PlanRequ
   if (dense != nullptr && dense->score.measured) {
     const Standing& fastest = *dense;
     for (const Standing& s : standings) {
-      if (is_dense(s.format) && s.fits && s.score.complete && as_fast(s, fastest) &&
+      const bool close = s.score.measured && s.score.value <= fastest.score.value * (1 + kDenseTie);
+      if (is_dense(s.format) && s.fits && s.score.complete && close &&
           s.score.estimated < dense->score.estimated)
         dense = &s;
     }

@@ -7,6 +7,7 @@
 #include "planner/ceilings.h"
 #include "planner/estimate.h"
 #include "planner/read_streams.h"
+#include "rarefy/cpu.h"
 
 namespace rarefy::planning {
 namespace {
@@ -30,6 +31,14 @@ constexpr std::size_t kMostWarmRuns = 1000;
 /// More activations than this do not stay in a core's cache anyway.
 constexpr std::size_t kWarmBytes = std::size_t{1} << 20;
 
+/// A matrix unit does ten times as many in the same time; with fewer, ranges and rounds of a kernel
+/// are not those of the whole weight.
+constexpr double kMatrixUnitProducts = 8e9;
+/// From here on what a call takes for its activations shows beside a sample's rows.
+constexpr std::int64_t kManyColumns = 16;
+/// Fewer than this times the few rows make no line.
+constexpr std::int64_t kFewestTimes = 3;
+
 std::int64_t largest_n(const PlanRequest& request) {
   std::int64_t n = 1;
   for (const Workload& workload : request.workloads) n = std::max(n, workload.n);
@@ -39,9 +48,16 @@ std::int64_t largest_n(const PlanRequest& request) {
 std::int64_t sample_rows(const RowSource& weight, const PlanRequest& request) {
   const double row = static_cast<double>(std::max<std::int64_t>(weight.cols(), 1));
   const double by_bytes = kSampleBytes / (row * static_cast<double>(size_of(weight.dtype())));
-  const double by_products = kSampleProducts / (row * static_cast<double>(largest_n(request)));
+  const bool on_matrix_unit = active_isa() >= Isa::kAmx && size_of(weight.dtype()) == 2;
+  const double products = on_matrix_unit ? kMatrixUnitProducts : kSampleProducts;
+  const double by_products = products / (row * static_cast<double>(largest_n(request)));
   const double rows = std::max(std::min(by_bytes, by_products), static_cast<double>(kLeastRows));
   return static_cast<std::int64_t>(std::min(rows, static_cast<double>(weight.rows())));
+}
+
+/// 32 rows for each thread, a pair of strips.
+std::int64_t few_rows(const ThreadPool& pool) {
+  return SampledRows::kGroup * ((pool.size() + 1) / 2);
 }
 
 int copies_of(const RowSource& sample) {
@@ -96,6 +112,7 @@ void Evictor::evict(ThreadPool& pool) {
 CpuRunner::CpuRunner(const RowSource& weight, const PlanRequest& request, Evictor& evictor,
                      ThreadPool& pool)
     : sample_(weight, sample_rows(weight, request)),
+      few_(weight, few_rows(pool)),
       request_(request),
       evictor_(evictor),
       pool_(pool),
@@ -105,16 +122,18 @@ CpuRunner::CpuRunner(const RowSource& weight, const PlanRequest& request, Evicto
       from_cache_(stays_in_cache(request.working_set)),
       begin_(std::chrono::steady_clock::now()) {}
 
-const std::vector<MatrixPtr>& CpuRunner::packed(const FormatSpec& format, int slot) {
-  std::vector<MatrixPtr>& list = packed_[{format.name(), slot}];
-  if (list.empty()) {
-    for (int copy = 0; copy < copies_; ++copy) list.push_back(pack(sample_, format, pool_));
+const CpuRunner::Packed& CpuRunner::packed(const FormatSpec& format, int slot) {
+  Packed& p = packed_[{format.name(), slot}];
+  if (p.copies.empty()) {
+    for (int copy = 0; copy < copies_; ++copy) p.copies.push_back(pack(sample_, format, pool_));
+    if (few_.rows() * kFewestTimes <= sample_.rows() && !sample_.whole())
+      p.few.push_back(pack(few_, format, pool_));
   }
-  return list;
+  return p;
 }
 
 std::size_t CpuRunner::prepare(const FormatSpec& format) {
-  const auto bytes = static_cast<double>(packed(format, 0).front()->bytes());
+  const auto bytes = static_cast<double>(packed(format, 0).copies.front()->bytes());
   return static_cast<std::size_t>(std::llround(bytes * scale_));
 }
 
@@ -139,10 +158,22 @@ CpuRunner::Activations& CpuRunner::activations(std::int64_t n) {
 }
 
 double CpuRunner::run(const Trial& trial, int slot) {
-  const std::vector<MatrixPtr>& copies = packed(trial.format, slot);
+  const Packed& p = packed(trial.format, slot);
+  const double sample_us = time_us(p.copies, trial);
+  if (p.few.empty() || trial.n < kManyColumns) return sample_us * scale_;
+  // Activations are packed once, however many rows there are: the straight line goes through the
+  // sample and through a few rows, not through nothing.
+  const double few_us = time_us(p.few, trial);
+  const auto rows = static_cast<double>(sample_.rows());
+  const double row_us =
+      std::max(0.0, sample_us - few_us) / (rows - static_cast<double>(few_.rows()));
+  return sample_us + row_us * rows * (scale_ - 1);
+}
+
+double CpuRunner::time_us(const std::vector<MatrixPtr>& copies, const Trial& trial) {
   Activations& a = activations(trial.n);
   const std::int64_t k = sample_.cols();
-  const std::int64_t m = sample_.rows();
+  const std::int64_t m = copies.front()->rows();
   SpmmArgs args;
   args.b = {a.b.data(), request_.activations, trial.n, k, k};
   args.c = {a.c.data(), request_.output, trial.n, m, m};
@@ -164,7 +195,7 @@ double CpuRunner::run(const Trial& trial, int slot) {
       sum_us += times.back();
     }
   } while (sum_us < enough_us && times.size() < kMostWarmRuns);
-  return median(times) * scale_;
+  return median(times);
 }
 
 double CpuRunner::elapsed_s() {

@@ -62,10 +62,17 @@ class CpuRunner final : public TrialRunner {
     Buffer b, c;
   };
   Activations& activations(std::int64_t n);
-  /// The packed copies of a slot, packed now where they are missing.
-  const std::vector<MatrixPtr>& packed(const FormatSpec& format, int slot);
+  struct Packed {
+    std::vector<MatrixPtr> copies;
+    std::vector<MatrixPtr> few;  ///< One matrix, or none where the sample is the whole weight.
+  };
+  /// What a slot runs on, packed now where it is missing.
+  const Packed& packed(const FormatSpec& format, int slot);
+  /// Median of a batch over `copies`.
+  double time_us(const std::vector<MatrixPtr>& copies, const Trial& trial);
 
   SampledRows sample_;
+  SampledRows few_;  ///< Rows of which a call takes hardly longer than of none.
   const PlanRequest& request_;
   Evictor& evictor_;
   ThreadPool& pool_;
@@ -73,7 +80,7 @@ class CpuRunner final : public TrialRunner {
   int copies_;
   bool from_cache_;
   std::chrono::steady_clock::time_point begin_;
-  std::map<std::pair<std::string, int>, std::vector<MatrixPtr>> packed_;  ///< By format and slot.
+  std::map<std::pair<std::string, int>, Packed> packed_;  ///< By format and slot.
   std::map<std::int64_t, Activations> activations_;
 };
 

@@ -1,7 +1,11 @@
 // A weight with its plan: packing as planned, dispatch by the number of columns.
+#include <fmt/format.h>
+
 #include <algorithm>
+#include <cmath>
 
 #include "base/check.h"
+#include "rarefy/log.h"
 #include "rarefy/planner.h"
 
 namespace rarefy {
@@ -13,6 +17,29 @@ std::size_t step_index(const std::vector<PlanStep>& steps, std::int64_t n) {
       std::upper_bound(steps.begin(), steps.end(), n,
                        [](std::int64_t value, const PlanStep& step) { return value < step.n_min; });
   return after == steps.begin() ? 0 : static_cast<std::size_t>(after - steps.begin()) - 1;
+}
+
+/// Plans are shared by weights whose densities lie within one step of this width.
+constexpr double kDensityStep = 0.04;
+
+void check_shape(const RowSource& weight, const Plan& plan) {
+  if (plan.rows < 0) return;
+  require(weight.rows() == plan.rows && weight.cols() == plan.cols,
+          "linear: weight: expected {}x{}, for which the plan was made, got {}x{}", plan.rows,
+          plan.cols, weight.rows(), weight.cols());
+}
+
+/// A dense plan is never wrong, only slower than it might be, and its nonzeros are not counted.
+void say_what_changed(const Matrix& packed, const Plan& plan) {
+  if (plan.nnz < 0 || packed.spec().format == Format::kDense) return;
+  const double positions = static_cast<double>(packed.rows()) * static_cast<double>(packed.cols());
+  const double now = static_cast<double>(packed.nnz()) / std::max(positions, 1.0);
+  const double then = static_cast<double>(plan.nnz) / std::max(positions, 1.0);
+  if (std::abs(now - then) <= kDensityStep) return;
+  log_lines(
+      fmt::format("linear: the weight changed since it was planned ({:.1f} % nonzero then, "
+                  "{:.1f} % now): {} may no longer be the best; plan it again",
+                  100 * then, 100 * now, plan.format.name()));
 }
 
 }  // namespace
@@ -55,12 +82,14 @@ void Linear::run(const SpmmArgs& args, ThreadPool& pool) const {
 
 Linear make_linear(std::shared_ptr<const RowSource> weight, Plan plan, ThreadPool& pool) {
   require(weight != nullptr, "linear: weight: expected one, got null");
+  check_shape(*weight, plan);
   const void* rows = weight->dense_data();
   if (plan.format == format::kDense && rows != nullptr) {
     const ConstMatrixRef ref{rows, weight->dtype(), weight->rows(), weight->cols(), weight->cols()};
     return {borrow_dense(ref, std::move(weight), pool), std::move(plan)};
   }
   MatrixPtr packed = pack(*weight, plan.format, pool);
+  say_what_changed(*packed, plan);
   return {std::move(packed), std::move(plan)};
 }
 

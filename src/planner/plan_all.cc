@@ -124,9 +124,14 @@ std::vector<Plan> Planner::plan_all(std::span<const PlanJob> jobs, const PlanReq
     const FormatSpec& format = states[i].alternatives[states[i].current].format;
     if (format == plans[i].format) continue;
     alone.formats = {format};
-    const planning::SearchInputs inputs{
-        *jobs[i].weight,   patterns[i], alone, {}, spmm_kernels(), impl_->get_ceilings(false),
-        impl_->pool.size()};
+    const planning::SearchInputs inputs{*jobs[i].weight,
+                                        patterns[i],
+                                        alone,
+                                        {},
+                                        spmm_kernels(),
+                                        impl_->get_ceilings(false),
+                                        impl_->pool.size(),
+                                        &impl_->get_scales()};
     plans[i] = planning::choose_again(inputs, plans[i]);
   }
   return plans;

@@ -114,6 +114,20 @@ void PlanCache::store_ceilings(const Json& key, const KnownCeilings& known) cons
          {"times", known.times}});
 }
 
+KernelScales PlanCache::find_scales(const Json& key) const {
+  const std::optional<Json> value = find("scales", key);
+  if (!value) return {};
+  try {
+    return KernelScales::from_json(*value);
+  } catch (const std::exception&) {
+    return {};
+  }
+}
+
+void PlanCache::store_scales(const Json& key, const KernelScales& scales) const {
+  store("scales", key, scales.to_json());
+}
+
 MeasureLock::MeasureLock(const std::filesystem::path& directory) {
   if (directory.empty()) return;
   std::error_code error;

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "base/json.h"
+#include "planner/kernel_scales.h"
 #include "rarefy/planner.h"
 
 namespace rarefy::planning {
@@ -45,6 +46,10 @@ class PlanCache {
 
   [[nodiscard]] std::optional<KnownCeilings> find_ceilings(const Json& key) const;
   void store_ceilings(const Json& key, const KnownCeilings& known) const;
+
+  /// What was learned about kernels; nothing where nobody has.
+  [[nodiscard]] KernelScales find_scales(const Json& key) const;
+  void store_scales(const Json& key, const KernelScales& scales) const;
 
   /// Where the entry of `key` lies: "plan-0123456789abcdef.json".
   [[nodiscard]] std::filesystem::path path_of(const char* kind, const Json& key) const;

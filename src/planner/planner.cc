@@ -26,7 +26,10 @@ namespace rarefy {
 namespace {
 
 /// Raised when the way of measuring or choosing changes: older plans are misses.
-constexpr int kPolicyVersion = 3;
+constexpr int kPolicyVersion = 4;
+
+/// A timing with a larger standard error teaches nothing.
+constexpr double kMostNoise = 0.15;
 
 /// A weight this large cannot have come from a private cache.
 constexpr std::size_t kTellingBytes = std::size_t{32} << 20;
@@ -62,6 +65,13 @@ void check_request(const PlanRequest& request) {
     sum += w.weight;
   }
   require(sum > 0, "plan: workloads: expected a positive weight, got only zeros");
+}
+
+/// What the plan is for, so that another weight is noticed.
+void note_weight(Plan& plan, const PatternStats& pattern) {
+  plan.rows = pattern.rows;
+  plan.cols = pattern.cols;
+  plan.nnz = pattern.nnz;
 }
 
 /// Kernels come and go with builds and instruction sets that a key cannot foresee.
@@ -175,6 +185,7 @@ std::optional<Plan> Planner::Impl::cached(const Json& key, const RowSource& weig
     if (!c.kernel.empty()) c.bytes = estimate_packed_bytes(c.format, pattern, weight.dtype());
   }
   plan.from_cache = true;
+  note_weight(plan, pattern);
   return std::move(found->plan);
 }
 
@@ -190,8 +201,9 @@ Plan Planner::Impl::make_plan(const RowSource& weight, const PatternStats& patte
   if (std::optional<Plan> plan = cached(key, weight, pattern, request)) return *std::move(plan);
 
   const bool may_measure = !options.freeze && request.measure_best > 0;
-  const planning::SearchInputs inputs{
-      weight, pattern, request, nm_formats, spmm_kernels(), get_ceilings(may_measure), pool.size()};
+  const planning::SearchInputs inputs{weight,      pattern,        request,
+                                      nm_formats,  spmm_kernels(), get_ceilings(may_measure),
+                                      pool.size(), &get_scales()};
   if (!may_measure) return planning::search(inputs, nullptr).plan;
 
   const planning::MeasureLock lock(cache.directory());
@@ -199,6 +211,7 @@ Plan Planner::Impl::make_plan(const RowSource& weight, const PatternStats& patte
   planning::CpuRunner runner(weight, request, evictor, pool);
   planning::SearchResult result = planning::search(inputs, &runner);
   learn_from(result.plan, request);
+  learn_scales(result.plan, weight, request);
   cache.store_plan(key, {result.plan,
                          {.measured_best = request.measure_best,
                           .time_budget_s = request.time_budget_s,
@@ -216,6 +229,32 @@ void Planner::Impl::learn_from(const Plan& plan, const PlanRequest& request) {
   if (fastest <= ceilings->best.dram_gb_per_s) return;
   ceilings->best.dram_gb_per_s = fastest;
   cache.store_ceilings(planning::machine_key(pool.size()), *ceilings);
+}
+
+Json Planner::Impl::scales_key() const {
+  return {{"machine", planning::machine_key(pool.size())},
+          {"kernels", planning::kernel_source_hash()}};
+}
+
+const planning::KernelScales& Planner::Impl::get_scales() {
+  if (!scales) scales = cache.find_scales(scales_key());
+  return *scales;
+}
+
+void Planner::Impl::learn_scales(const Plan& plan, const RowSource& weight,
+                                 const PlanRequest& request) {
+  const planning::KernelScales used = get_scales();
+  planning::KernelScales kept = cache.find_scales(scales_key());
+  if (!kept.empty()) scales = std::move(kept);  // Other processes learn, too.
+  const bool from_cache = planning::stays_in_cache(request.working_set);
+  for (const Candidate& c : plan.candidates) {
+    const SpmmKernel* kernel = c.measured_us > 0 ? find_spmm_kernel(c.kernel) : nullptr;
+    if (kernel == nullptr || c.estimate_us <= 0 || c.noise > kMostNoise) continue;
+    const SpmmProblem problem = planning::problem_for(weight, request, c.n, pool.size());
+    const double plain = c.estimate_us / used.of(*kernel, c.format, problem, from_cache);
+    scales->learn(*kernel, c.format, problem, from_cache, c.measured_us / plain);
+  }
+  cache.store_scales(scales_key(), *scales);
 }
 
 Planner::Planner(Options options, ThreadPool& pool)

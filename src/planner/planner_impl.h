@@ -31,6 +31,12 @@ struct Planner::Impl {
   /// somebody else used the machine: it is raised, here and in the cache.
   void learn_from(const Plan& plan, const PlanRequest& request);
 
+  /// Keeps how far the estimates of this plan's candidates were off.
+  void learn_scales(const Plan& plan, const RowSource& weight, const PlanRequest& request);
+  [[nodiscard]] Json scales_key() const;
+  /// What was learned about kernels so far, read once.
+  const planning::KernelScales& get_scales();
+
   /// The kept calibration, read once; nullptr when there is none for this machine and build.
   const BlockCalibration* get_calibration();
   /// Hybrid formats to try for a weight, cut by the calibration.
@@ -45,6 +51,7 @@ struct Planner::Impl {
   std::optional<planning::KnownCeilings> ceilings;
   bool refreshed = false;  ///< Looked whether they are due, in this process.
   planning::Evictor evictor;
+  std::optional<planning::KernelScales> scales;
   bool calibration_read = false;
   std::optional<BlockCalibration> calibration;
   std::string calibration_reason;  ///< Why there is none.

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <numeric>
+#include <random>
 
 namespace rarefy::planning {
 namespace {
@@ -57,12 +59,20 @@ std::vector<Timing> sample(TrialRunner& runner, std::span<const Trial> trials,
     if (runner.elapsed_s() > latest_s) break;
     runner.run(trials[i], series[i].slot);
   }
+  std::vector<std::size_t> order(count);
+  std::iota(order.begin(), order.end(), 0);
+  std::mt19937 random(1);
   for (int round = 0; round < options.max_rounds; ++round) {
     if (runner.elapsed_s() > (round < options.min_rounds ? latest_s : options.deadline_s)) break;
     runner.begin_round();
     std::vector<double> times(count, 0.0);
-    for (std::size_t step = 0; step < count; ++step) {
-      const std::size_t i = (step + static_cast<std::size_t>(round)) % count;
+    // Another one first, and another one behind each: whatever follows dense finds its lines in the
+    // caches' way and is up to 15 % slower.
+    std::shuffle(order.begin(), order.end(), random);
+    const auto first =
+        std::find(order.begin(), order.end(), static_cast<std::size_t>(round) % count);
+    std::rotate(order.begin(), first, order.end());
+    for (const std::size_t i : order) {
       if (!series[i].dropped) times[i] = runner.run(trials[i], series[i].slot);
     }
     for (std::size_t i = 0; i < count; ++i) {

@@ -51,9 +51,9 @@ struct SamplingOptions {
                               ///< nothing. Packing and the first eviction may have taken the time.
 };
 
-/// Times `trials` round-robin (every round starts with another one), retires those that are clearly
-/// slower, and stops when the best is known beyond the noise or the deadline is reached. The first
-/// trial is the reference of the paired ratios and never retires.
+/// Times `trials` round-robin (every round starts with another one, and mixes the others), retires
+/// those that are clearly slower, and stops when the best is known beyond the noise or the deadline
+/// is reached. The first trial is the reference of the paired ratios and never retires.
 std::vector<Timing> sample(TrialRunner& runner, std::span<const Trial> trials,
                            const SamplingOptions& options);
 

@@ -148,6 +148,9 @@ Plan plan_from(const SearchInputs& inputs, std::vector<Entry>& entries, TrialRun
   for (const Entry& entry : entries) {
     if (entry.candidate.chosen) plan.bytes = entry.candidate.bytes;
   }
+  plan.rows = inputs.pattern.rows;
+  plan.cols = inputs.pattern.cols;
+  plan.nnz = inputs.pattern.nnz;
   plan.steps = make_steps(inputs, entries, *format, runner);
   for (Entry& entry : entries) plan.candidates.push_back(entry.candidate);
   return plan;
@@ -158,7 +161,7 @@ Plan plan_from(const SearchInputs& inputs, std::vector<Entry>& entries, TrialRun
 SearchResult search(const SearchInputs& inputs, TrialRunner* runner) {
   std::vector<Entry> entries =
       enumerate_candidates(inputs.weight, inputs.pattern, inputs.nm_formats, inputs.request,
-                           inputs.kernels, inputs.ceilings, inputs.threads);
+                           inputs.kernels, inputs.ceilings, inputs.threads, inputs.scales);
   SearchResult result;
   const bool empty = inputs.weight.rows() == 0 || inputs.weight.cols() == 0;
   if (runner != nullptr && inputs.request.measure_best > 0 && !empty)

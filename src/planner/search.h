@@ -4,6 +4,7 @@
 #include <span>
 #include <vector>
 
+#include "planner/kernel_scales.h"
 #include "planner/sampling.h"
 #include "planner/search_space.h"
 
@@ -17,6 +18,7 @@ struct SearchInputs {
   std::span<const SpmmKernel* const> kernels;
   const MachineCeilings& ceilings;
   int threads = 1;
+  const KernelScales* scales = nullptr;  ///< nullptr: nothing was learned yet.
 };
 
 struct SearchResult {

@@ -141,11 +141,20 @@ SpmmProblem problem_for(const RowSource& weight, const PlanRequest& request, std
           .threads = threads};
 }
 
+double estimate_run(const SpmmKernel& kernel, const FormatSpec& format, const PatternStats& pattern,
+                    const SpmmProblem& problem, const MachineCeilings& ceilings, bool from_cache,
+                    const KernelScales* scales) {
+  const SpmmCost cost = kernel.cost(format, pattern, problem);
+  const double plain = estimate_us(floors_of(cost, ceilings, problem.threads, from_cache));
+  return scales != nullptr ? plain * scales->of(kernel, format, problem, from_cache) : plain;
+}
+
 std::vector<Entry> enumerate_candidates(const RowSource& weight, const PatternStats& pattern,
                                         std::span<const FormatSpec> nm_formats,
                                         const PlanRequest& request,
                                         std::span<const SpmmKernel* const> kernels,
-                                        const MachineCeilings& ceilings, int threads) {
+                                        const MachineCeilings& ceilings, int threads,
+                                        const KernelScales* scales) {
   std::vector<std::int64_t> ns;
   for (const Workload& workload : request.workloads) ns.push_back(workload.n);
   std::sort(ns.begin(), ns.end());
@@ -196,8 +205,8 @@ std::vector<Entry> enumerate_candidates(const RowSource& weight, const PatternSt
         if (support && outdone(*kernel, spec, problem, kernels)) {
           entry.candidate.reason = "a kernel of a higher instruction set does the same";
         } else if (support) {
-          const SpmmCost cost = kernel->cost(spec, pattern, problem);
-          entry.candidate.estimate_us = estimate_us(floors_of(cost, ceilings, threads, from_cache));
+          entry.candidate.estimate_us =
+              estimate_run(*kernel, spec, pattern, problem, ceilings, from_cache, scales);
         }
         entries.push_back(std::move(entry));
       }

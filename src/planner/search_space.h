@@ -4,6 +4,7 @@
 #include <span>
 #include <vector>
 
+#include "planner/kernel_scales.h"
 #include "rarefy/matrix.h"
 #include "rarefy/planner.h"
 #include "rarefy/spmm.h"
@@ -36,12 +37,18 @@ SpmmProblem problem_for(const RowSource& weight, const PlanRequest& request, std
 /// Every format × kernel × distinct n of the workloads, estimated where possible, with the reason
 /// where not. `nm_formats` are those that depend on the weight: N:M that it keeps, and hybrids cut
 /// for it. Pairs of a kernel and a format of another family are left out: they would only say
-/// so.
+/// so. `scales`, if any, correct the estimates.
 std::vector<Entry> enumerate_candidates(const RowSource& weight, const PatternStats& pattern,
                                         std::span<const FormatSpec> nm_formats,
                                         const PlanRequest& request,
                                         std::span<const SpmmKernel* const> kernels,
-                                        const MachineCeilings& ceilings, int threads);
+                                        const MachineCeilings& ceilings, int threads,
+                                        const KernelScales* scales = nullptr);
+
+/// Microseconds of one run: what the kernel counts over the ceilings, times what was learned.
+double estimate_run(const SpmmKernel& kernel, const FormatSpec& format, const PatternStats& pattern,
+                    const SpmmProblem& problem, const MachineCeilings& ceilings, bool from_cache,
+                    const KernelScales* scales);
 
 /// Whether another kernel makes this one uninteresting on `format`: the same family at a higher
 /// instruction set, or anything beside the generic panels. Such a kernel would take a place among

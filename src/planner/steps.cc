@@ -153,9 +153,8 @@ class StepMaker {
 
   [[nodiscard]] double estimate(const FormatSpec& format, const SpmmKernel& kernel,
                                 std::int64_t n) const {
-    return estimate_us(floors_of(kernel.cost(format, inputs_.pattern, problem_at(n)),
-                                 inputs_.ceilings, inputs_.threads,
-                                 stays_in_cache(inputs_.request.working_set)));
+    return estimate_run(kernel, format, inputs_.pattern, problem_at(n), inputs_.ceilings,
+                        stays_in_cache(inputs_.request.working_set), inputs_.scales);
   }
 
   /// Median of measured/estimated over what was measured on this weight: how far estimates are off
@@ -182,7 +181,7 @@ class StepMaker {
           std::abs(std::log2(static_cast<double>(n) / static_cast<double>(c.n)));
       if (distance >= nearest) continue;
       nearest = distance;
-      scale = c.measured_us / c.estimate_us;
+      scale = c.measured_us / estimate(format_, kernel, c.n);
     }
     return scale * estimate(format_, kernel, n);
   }
@@ -197,7 +196,8 @@ class StepMaker {
       if (entry.kernel == nullptr || c.format.format != Format::kDense || c.estimate_us <= 0)
         continue;
       if (!entry.kernel->supports(c.format, problem_at(n))) continue;
-      const double scale = c.measured_us > 0 ? c.measured_us / c.estimate_us : 1.0;
+      const double scale =
+          c.measured_us > 0 ? c.measured_us / estimate(c.format, *entry.kernel, c.n) : 1.0;
       const double us = scale * estimate(c.format, *entry.kernel, n);
       if (best == 0 || us < best) best = us;
     }

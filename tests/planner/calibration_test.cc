@@ -225,6 +225,44 @@ TEST(Partition, CutsWhereTheCurvesSay) {
   EXPECT_TRUE(formats_of(pattern_of({0.3, 0.0})).empty()) << "not asked for";
 }
 
+TEST(Partition, NothingIsCutOfEmptyAndFullWeights) {
+  PlanRequest request;
+  request.workloads = {{128, 1.0}};
+  BlockCalibration calibration;
+  calibration.curves = {kCurve};
+  for (const double density : {0.0, 1.0}) {
+    const PatternStats pattern = pattern_of({density});
+    EXPECT_TRUE(planning::hybrid_formats(pattern, DType::kBF16, request, &calibration).empty())
+        << density;
+  }
+  const PatternStats none = pattern_stats(DenseSource({nullptr, DType::kBF16, 0, 64, 64}));
+  EXPECT_TRUE(planning::hybrid_formats(none, DType::kBF16, request, &calibration).empty());
+}
+
+TEST_F(PlannerCalibration, PlansAndRunsEmptyAndFullWeights) {
+  PlanRequest request;
+  request.workloads = {{20, 1.0}};
+  request.activations = request.output = DType::kF32;
+  request.precision = Precision::kBf16;
+  request.working_set = 0;
+  request.measure_best = 2;
+  Planner p = planner();
+  for (const float value : {0.0F, 1.0F}) {
+    const std::vector<BFloat16> values(96 * 70, convert<BFloat16>(value));
+    const auto source =
+        std::make_shared<DenseSource>(ConstMatrixRef{values.data(), DType::kBF16, 96, 70, 70});
+    const Linear linear = make_linear(source, p, request, pool);
+    const std::vector<float> b(std::size_t{20} * 70, 1.0F);
+    std::vector<float> c(std::size_t{20} * 96, -1.0F);
+    SpmmArgs args;
+    args.b = matrix_ref(b.data(), 20, 70);
+    args.c = matrix_ref(c.data(), 20, 96);
+    args.precision = Precision::kBf16;
+    linear.run(args, pool);
+    for (const float x : c) ASSERT_EQ(x, 70 * value) << linear.plan().format.name();
+  }
+}
+
 TEST_F(PlannerCalibration, HybridsCompeteWithTheOthers) {
   if (active_isa() < Isa::kAmx) GTEST_SKIP() << "this CPU has no AMX";
   std::vector<BFloat16> values(256 * 256);

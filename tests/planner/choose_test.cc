@@ -79,6 +79,10 @@ TEST(ChooseFormat, OfEquallyFastDenseOnesTheLowerEstimate) {
   EXPECT_EQ(choose_format(close, at({{1, 1.0}})), format::dense_tiles(16, 16));
   std::vector<Entry> apart{dense(1, 100, 100), tiled(90, 120)};
   EXPECT_EQ(choose_format(apart, at({{1, 1.0}})), format::kDense);
+  // Noise is no excuse to take the slower: a plan may lose 2 % to dense, no more.
+  std::vector<Entry> noisy{dense(1, 100, 100), tiled(90, 103)};
+  noisy[1].candidate.noise = 0.08;
+  EXPECT_EQ(choose_format(noisy, at({{1, 1.0}})), format::kDense);
 }
 
 TEST(BestOf, OfEquallyFastKernelsTheLowerEstimate) {

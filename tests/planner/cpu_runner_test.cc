@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <chrono>
+#include <thread>
 #include <vector>
 
 #include "fakes.h"
@@ -88,6 +90,40 @@ TEST(CpuRunner, PacksRunsAndScalesToTheWholeWeight) {
       EXPECT_GT(runner.run({format::kDense, kernel, 3}, slot), 0) << kernel->name();
   }
   EXPECT_GT(runner.elapsed_s(), 0);
+}
+
+/// Takes 3 ms for a call and 4 us for a row, by the clock.
+class SlowKernel final : public SpmmKernel {
+ public:
+  [[nodiscard]] std::string_view name() const override { return "slow"; }
+  [[nodiscard]] Isa isa() const override { return Isa::kPortable; }
+  [[nodiscard]] Support supports(const FormatSpec&, const SpmmProblem&) const override {
+    return Support::yes();
+  }
+  [[nodiscard]] SpmmCost cost(const FormatSpec&, const PatternStats&,
+                              const SpmmProblem&) const override {
+    return {};
+  }
+  void run(const Matrix& a, const SpmmArgs&, ThreadPool&) const override {
+    std::this_thread::sleep_for(std::chrono::microseconds(3000 + 4 * a.rows()));
+  }
+};
+
+TEST(CpuRunner, WhatACallTakesForItsActivationsIsNotMultiplied) {
+  const HalfOnes weight(64 * 40, 16384);  // 512 rows are sampled.
+  PlanRequest request;
+  request.working_set = 0;
+  request.workloads = {{16, 1.0}};
+  Evictor evictor;
+  ThreadPool pool(2);
+  CpuRunner runner(weight, request, evictor, pool);
+  const SlowKernel kernel;
+  // The whole weight takes 13 ms; five times the sample's 5 would be 25.
+  const double us = runner.run({format::kCsr32, &kernel, 16}, 0);
+  EXPECT_GT(us, 10e3);
+  EXPECT_LT(us, 20e3);
+  // A single column has next to no activations.
+  EXPECT_GT(runner.run({format::kCsr32, &kernel, 1}, 0), 24e3);
 }
 
 TEST(CpuRunner, ASampleOfALargeWeightStandsForAllOfIt) {

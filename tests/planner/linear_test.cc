@@ -1,10 +1,14 @@
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstring>
 #include <random>
+#include <string>
 #include <vector>
 
 #include "base/check.h"
+#include "io/expect_error.h"
+#include "rarefy/log.h"
 #include "rarefy/planner.h"
 
 namespace rarefy {
@@ -123,6 +127,43 @@ TEST_F(LinearTest, DensePlansBorrowRowsThatLieInMemory) {
   const Linear packed = make_linear(shared, plan);
   EXPECT_EQ(packed.matrix().spec(), format::kCsr32);
   EXPECT_EQ(run(packed, 1).size(), run(linear, 1).size());
+}
+
+TEST_F(LinearTest, APlanForAnotherShapeIsRefused) {
+  Plan plan;
+  plan.format = format::kBitmap;
+  plan.rows = kRows;
+  plan.cols = kCols + 1;
+  plan.nnz = 1;
+  testing::expect_error([&] { make_linear(std::make_shared<DenseSource>(source), plan); },
+                        ErrorKind::kInvalidArgument,
+                        {"expected 48x81, for which the plan was made, got 48x80"});
+}
+
+TEST_F(LinearTest, SaysAloudThatTheWeightChangedSinceItWasPlanned) {
+  std::string heard;
+  set_log([&](std::string_view line) { heard += line; });
+  const auto nonzeros = std::count_if(values.begin(), values.end(), [](float x) { return x != 0; });
+  Plan plan;
+  plan.format = format::kBitmap;
+  plan.rows = kRows;
+  plan.cols = kCols;
+  plan.nnz = nonzeros;
+  const auto shared = std::make_shared<DenseSource>(source);
+  make_linear(shared, plan);
+  plan.nnz = nonzeros - kRows * kCols * 3 / 100;  // Within a class of densities.
+  make_linear(shared, plan);
+  EXPECT_EQ(heard, "");
+  plan.nnz = kRows * kCols / 10;
+  const Linear changed = make_linear(shared, plan);
+  EXPECT_NE(heard.find("changed since it was planned (10.0 % nonzero then"), std::string::npos)
+      << heard;
+  EXPECT_NE(heard.find("plan it again"), std::string::npos) << heard;
+  EXPECT_EQ(changed.matrix().nnz(), nonzeros);  // And right all the same.
+  // A pattern that the plan rests on is refused by packing.
+  plan.format = format::nm(1, 4);
+  EXPECT_THROW(make_linear(shared, plan), Error);
+  set_log({});
 }
 
 TEST_F(LinearTest, APlanWithoutStepsHasNoStep) {

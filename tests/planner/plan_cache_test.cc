@@ -74,6 +74,25 @@ TEST(PlanCache, CeilingsRoundTripAndMustBeSane) {
   EXPECT_FALSE(cache.find_ceilings(key));
 }
 
+TEST(PlanCache, ScalesRoundTrip) {
+  const TemporaryFolder folder;
+  const PlanCache cache(folder.path());
+  const Json key{{"cpu", "x"}};
+  const SpmmKernel& kernel = *spmm_kernels().front();
+  const SpmmProblem problem{.m = 64, .k = 64, .n = 1};
+  EXPECT_EQ(cache.find_scales(key).of(kernel, format::kDense, problem, false), 1);
+  KernelScales scales;
+  scales.learn(kernel, format::kDense, problem, false, 1.5);
+  cache.store_scales(key, scales);
+  EXPECT_EQ(cache.find_scales(key).of(kernel, format::kDense, problem, false), 1.5);
+  for (const char* value : {"{}", "[{}]", "3", "null"}) {
+    Json entry = Json::parse(read_text(cache.path_of("scales", key)));
+    entry["value"] = Json::parse(value);
+    write(cache.path_of("scales", key), entry.dump());
+    EXPECT_EQ(cache.find_scales(key).of(kernel, format::kDense, problem, false), 1) << value;
+  }
+}
+
 TEST(PlanCache, WhateverIsWrongWithAnEntryIsAMiss) {
   const TemporaryFolder folder;
   const PlanCache cache(folder.path());

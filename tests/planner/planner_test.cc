@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdlib>
 #include <fstream>
@@ -117,6 +118,40 @@ TEST_F(PlannerTest, TheSameRecipeOnAnotherWeightSharesThePlan) {
   std::swap(b[0], b[1]);
   p.plan(source_of(a, 256), request);
   EXPECT_TRUE(p.plan(source_of(b, 256), request).from_cache);
+}
+
+TEST_F(PlannerTest, AWeightThatChangedIsPlannedAgain) {
+  request.measure_best = 1;
+  Planner p = planner();
+  const Plan first = p.plan(weight, request);
+  EXPECT_EQ(first.rows, 192);
+  EXPECT_EQ(first.cols, 256);
+  EXPECT_EQ(first.nnz, pattern_stats(weight, pool).nnz);
+  // Half of what was left: no plan from the cache, and one that knows this weight.
+  const std::vector<float> thinner = values_of(192, 256, 0.05);
+  const Plan again = p.plan(source_of(thinner, 256), request);
+  EXPECT_FALSE(again.from_cache);
+  EXPECT_EQ(again.nnz, pattern_stats(source_of(thinner, 256), pool).nnz);
+  EXPECT_EQ(p.plan(weight, request).nnz, first.nnz);  // From the cache, and of the first.
+}
+
+TEST_F(PlannerTest, SearchesTeachTheEstimates) {
+  request.measure_best = 2;
+  const Plan first = planner().plan(weight, request);
+  // The reference of all ratios: without noise, and dense.
+  const auto reference =
+      std::find_if(first.candidates.begin(), first.candidates.end(),
+                   [](const Candidate& c) { return c.measured_us > 0 && c.noise == 0; });
+  ASSERT_NE(reference, first.candidates.end());
+  for (const auto& file : std::filesystem::directory_iterator(folder.path())) {
+    if (file.path().filename().string().starts_with("plan-")) std::filesystem::remove(file);
+  }
+  // Another process estimates what this one measured.
+  const Plan estimated = planner(true).plan(weight, request);
+  for (const Candidate& c : estimated.candidates) {
+    if (c.kernel != reference->kernel || c.format != reference->format) continue;
+    EXPECT_NEAR(c.estimate_us, reference->measured_us, 1e-6 * c.estimate_us);
+  }
 }
 
 TEST_F(PlannerTest, OtherProblemsAreMisses) {

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <set>
 
 #include "fakes.h"
 
@@ -120,10 +121,19 @@ TEST(Sample, ADeadlineInThePastMeasuresNothing) {
 TEST(Sample, EveryRoundStartsWithAnotherTrial) {
   ScriptedRunner runner;
   for (const char* name : {"slow", "fast", "worse"}) runner.set(name, 1, 100);
-  sample(runner, kTrials, {.min_rounds = 3, .max_rounds = 3});
-  const std::vector<std::string> expected{"slow", "fast",  "worse", "slow",  "fast", "worse",
-                                          "fast", "worse", "slow",  "worse", "slow", "fast"};
-  EXPECT_EQ(runner.order, expected);  // Three warm-up runs, then three rounds.
+  sample(runner, kTrials, {.min_rounds = 9, .max_rounds = 9});
+  ASSERT_EQ(runner.order.size(), 30U);  // Three warm-up runs, then nine rounds.
+  std::set<std::string> behind_slow;
+  const char* const names[] = {"slow", "fast", "worse"};
+  for (std::size_t round = 0; round < 9; ++round) {
+    const auto begin = runner.order.begin() + 3 + static_cast<std::ptrdiff_t>(3 * round);
+    EXPECT_EQ(*begin, names[round % 3]);
+    EXPECT_EQ(std::set<std::string>(begin, begin + 3).size(), 3U);
+    for (auto at = begin; at + 1 != begin + 3; ++at) {
+      if (*at == "slow") behind_slow.insert(*(at + 1));
+    }
+  }
+  EXPECT_EQ(behind_slow.size(), 2U) << "the same one always follows";
 }
 
 TEST(Sample, KernelsOfOneFormatRunOnWeightsOfTheirOwn) {
