@@ -337,10 +337,10 @@ double BlockConfig::estimate_us(const BlockProblem& problem,
       read = used * slab + weights * warps;
       break;
     case BlockWay::kFeatures:
-      read = pieces * (piece.in / 16) * (2048 + 32.0 * tokens);
+      read = pieces * (piece.in / 16.0) * (2048 + 32.0 * tokens);
       break;
     default:
-      read = used * slab + pieces * (piece.in / 16) * (tokens / 64) * 32.0 * piece.out;
+      read = used * slab + pieces * (piece.in / 16.0) * (tokens / 64.0) * 32.0 * piece.out;
   }
   const double l2 = shared_used * slab / cluster + weights;
   constexpr double kStep = 60;  // Clocks of handing over.
