@@ -39,7 +39,8 @@ class KernelScales {
     int size = 0;    ///< 0: below 2 M positions, 1: below 16 M, 2: larger.
     int bucket = 0;  ///< n in powers of two.
     bool from_cache = false;
-    auto operator<=>(const Kind&) const = default;
+    // The check takes the 0 of the compiler's own comparison for a pointer.
+    auto operator<=>(const Kind&) const = default;  // NOLINT(modernize-use-nullptr)
   };
   static Kind kind_of(const SpmmKernel& kernel, const FormatSpec& format,
                       const SpmmProblem& problem, bool from_cache);
