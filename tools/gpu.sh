@@ -30,8 +30,8 @@ if [ -z "$bin" ]; then
   [ -z "$missing" ] || tools/install_deps.sh >/dev/null 2>&1 ||
     die "to build here these packages are missing and could not be installed: $missing (or run tools/gpu_programs.sh FOLDER elsewhere, then tools/gpu.sh FOLDER here)"
   [ -f $bin/build.ninja ] || cmake --preset release >/dev/null || die 'cmake failed'
-  cmake --build $bin -j "$(nproc)" --target rarefy_cli rarefy_gpu_search_bench test_cuda_compile test_cuda_device \
-    test_cuda_spmm test_cuda_decoder test_model || die 'the build failed'
+  cmake --build $bin -j "$(nproc)" --target rarefy_cli rarefy_gpu_search_bench rarefy_gpu_block_bench \
+    test_cuda_compile test_cuda_device test_cuda_spmm test_cuda_block_sparse test_cuda_decoder test_model || die 'the build failed'
   total=$((total + SECONDS))  # What a first build takes comes on top.
 fi
 [ -d "$bin/lib" ] && export LD_LIBRARY_PATH="$bin/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
@@ -39,7 +39,7 @@ export RAREFY_SOURCE=$PWD  # Where tests find their data, wherever they were bui
 program() {  # NAME: in the folder, or among its tests
   for path in "$bin/$1" "$bin/test-bin/$1"; do [ -x "$path" ] && { echo "$path"; return; }; done
 }
-for name in rarefy rarefy-gpu-search-bench cuda_compile cuda_device cuda_spmm cuda_decoder model; do
+for name in rarefy rarefy-gpu-search-bench rarefy-gpu-block-bench cuda_compile cuda_device cuda_spmm cuda_block_sparse cuda_decoder model; do
   [ -n "$(program $name)" ] || die "no $name in $bin"
 done
 
@@ -54,7 +54,7 @@ failed=0
 step 'what is there'
 within 20 "$(program rarefy)" doctor | tee "$results/doctor.txt"
 
-for test in cuda_compile cuda_device cuda_spmm cuda_decoder model; do
+for test in cuda_compile cuda_device cuda_spmm cuda_block_sparse cuda_decoder model; do
   step "test $test"
   cases=--gtest_filter=*
   [ $test = model ] && cases='--gtest_filter=*Device*'
@@ -112,6 +112,10 @@ step 'the search against all kernels'
 within 60 "$(program rarefy-gpu-search-bench)" >"$results/search.csv" || failed=1
 awk -F, '!/^#/ && NR > 2 { printf "%6s x %-6s n %-4s %-6s %5.1f %% of the optimum, cold %5.1f s, warm %5.1f s  %s\n", $1, $2, $3, $4, 100 * $11, $15, $16, $9 }' \
   "$results/search.csv"
+
+step 'block-sparse products'
+within 45 "$(program rarefy-gpu-block-bench)" --top 2 --seconds 40 >"$results/block-sparse.csv" || failed=1
+cat "$results/block-sparse.csv"
 
 # Llama 2's 7 B with 70 % zeros, one sequence and eight, and 27 B with 99 %: the same weights kept dense and thin.
 step 'whole model'
