@@ -62,8 +62,10 @@ std::vector<Timing> sample(TrialRunner& runner, std::span<const Trial> trials,
   std::vector<std::size_t> order(count);
   std::iota(order.begin(), order.end(), 0);
   std::mt19937 random(1);
+  bool lead_in_noise = false;
   for (int round = 0; round < options.max_rounds; ++round) {
-    if (runner.elapsed_s() > (round < options.min_rounds ? latest_s : options.deadline_s)) break;
+    const bool extend = round < options.min_rounds || lead_in_noise;
+    if (runner.elapsed_s() > (extend ? latest_s : options.deadline_s)) break;
     runner.begin_round();
     std::vector<double> times(count, 0.0);
     // Another one first, and another one behind each: whatever follows dense finds its lines in the
@@ -88,7 +90,10 @@ std::vector<Timing> sample(TrialRunner& runner, std::span<const Trial> trials,
     for (std::size_t i = 0; i < count; ++i) {
       if (series[i].dropped) continue;
       medians[i] = median_of(series[i].ratios);
-      best = std::min(best, medians[i]);
+      if (medians[i] >= best) continue;
+      best = medians[i];
+      lead_in_noise = best <= 1 - options.worth_knowing &&
+                      best * (1 + 2 * standard_error(series[i].ratios, best)) > 1;
     }
     std::size_t contenders = 0;
     double widest = 0;

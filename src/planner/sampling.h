@@ -49,6 +49,9 @@ struct SamplingOptions {
   double deadline_s = 1e300;  ///< On the runner's clock.
   double latest_s = 0;        ///< Up to here min_rounds are run even past the deadline: fewer say
                               ///< nothing. Packing and the first eviction may have taken the time.
+  /// … and more rounds while the best leads the reference by this share, but by less than twice its
+  /// standard error: a noisy minute costs time rather than the plan.
+  double worth_knowing = 0.02;
 };
 
 /// Times `trials` round-robin (every round starts with another one, and mixes the others), retires

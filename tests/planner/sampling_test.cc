@@ -110,6 +110,26 @@ TEST(Sample, RunsTheLeastRoundsPastTheDeadline) {
   EXPECT_EQ(runner.clock, 8);  // Two runs to warm up, three rounds of two.
 }
 
+TEST(Sample, GoesOnPastTheDeadlineWhileNoiseHidesALead) {
+  // 30 % faster in most rounds, and noise that three rounds cannot see through.
+  const auto rounds = [](double fast, double worth_knowing) {
+    ScriptedRunner runner;
+    runner.set("slow", 1, 100);
+    runner.times[{"fast", 1}] = [fast](int i) { return fast * noisy(i) / 100; };
+    sample(runner, std::span(kTrials).first(2),
+           {.min_rounds = 3,
+            .max_rounds = 15,
+            .deadline_s = -1,
+            .latest_s = 1e300,
+            .worth_knowing = worth_knowing});
+    return runner.rounds;
+  };
+  EXPECT_GT(rounds(75, 0.02), 3);
+  EXPECT_LT(rounds(75, 0.02), 15) << "ends when the lead is beyond the noise";
+  EXPECT_EQ(rounds(130, 0.02), 3) << "no lead, nothing to know";
+  EXPECT_EQ(rounds(75, 0.5), 3) << "not a lead that matters";
+}
+
 TEST(Sample, ADeadlineInThePastMeasuresNothing) {
   ScriptedRunner runner;
   runner.clock = 5;
