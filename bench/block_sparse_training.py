@@ -10,15 +10,13 @@ torch and the package of this tree.
 from __future__ import annotations
 
 import argparse
-import csv
-import datetime
 import pathlib
 import statistics
-import subprocess
 import time
 
 import rarefy
 import torch
+from rows import append_rows, stamp
 from torch import Tensor, nn
 
 DTYPES = {"bf16": torch.bfloat16, "f32": torch.float32}
@@ -99,10 +97,6 @@ def compare(case: str, tokens: int, dtype: str, density: float, block: tuple[int
     ]  # fmt: skip
 
 
-def output_of(*words: str) -> str:
-    return subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", nargs="+", default=["linear", "ffn"], choices=["linear", "ffn"])
@@ -117,8 +111,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     rarefy.set_threads(options.threads)
-    commit = output_of("git", "-C", str(pathlib.Path(__file__).parent), "rev-parse", "--short=8", "HEAD")
-    stamp = {"threads": options.threads, "torch": torch.__version__, "date": datetime.date.today().isoformat(), "commit": commit}
+    measured = stamp(options.threads)
     for case in options.cases:
         for tokens in options.tokens:
             for dtype in options.dtypes:
@@ -127,11 +120,12 @@ def main() -> None:
                         shape = tuple(int(side) for side in block.split("x"))
                         rows = compare(case, tokens, dtype, density, shape, options)
                         for row in rows:
-                            row |= stamp
-                        save(rows, options.save)
+                            row |= measured
+                        report(rows)
+                        append_rows(rows, options.save)
 
 
-def save(rows: list[dict], path: pathlib.Path | None) -> None:
+def report(rows: list[dict]) -> None:
     for row in rows:
         print(
             f"{row['case']:7} {row['tokens']:5} tokens {row['dtype']:5} {row['block']:7} {row['density']:.2f} {row['method']:12} "
@@ -139,14 +133,6 @@ def save(rows: list[dict], path: pathlib.Path | None) -> None:
             f"{row['forward_backward_ms']:8.1f} ms ({row['forward_backward_speedup']:.2f}x)  {row['max_rel_err']}",
             flush=True,
         )
-    if path is None:
-        return
-    new = not path.exists()
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, rows[0].keys(), lineterminator="\n")
-        if new:
-            writer.writeheader()
-        writer.writerows(rows)
 
 
 if __name__ == "__main__":

@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import csv
-import datetime
 import statistics
 import time
 from collections.abc import Callable
@@ -21,7 +19,7 @@ from pathlib import Path
 import rarefy
 import torch
 from rarefy import ops
-from thin_generation import commit
+from rows import append_rows, stamp
 from torch import nn
 
 SIDE = 32
@@ -101,19 +99,10 @@ def main() -> None:
                 "shape": f"{SIDE}x{SIDE}",
                 "median_us": round(median, 3),
                 "min_us": round(least, 3),
-                "threads": args.threads,
-                "torch": torch.__version__,
-                "date": datetime.date.today().isoformat(),
-                "commit": commit(),
+                **stamp(args.threads),
             }
         )
-    if args.save:
-        new = not args.save.exists()
-        with args.save.open("a", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, rows[0])
-            if new:
-                writer.writeheader()
-            writer.writerows(rows)
+    append_rows(rows, args.save)
 
 
 if __name__ == "__main__":

@@ -11,16 +11,14 @@ from __future__ import annotations
 
 import argparse
 import copy
-import csv
-import datetime
 import statistics
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import rarefy
 import torch
+from rows import append_rows, stamp
 from transformers import LlamaConfig, LlamaForCausalLM
 
 
@@ -156,31 +154,11 @@ def main() -> None:
                     "over_dense": round(ratio, 3) if name == "thin" else 1,
                     "logits_error": round(errors[name], 6),
                     "weights": weights,
-                    "threads": args.threads,
-                    "torch": torch.__version__,
-                    "date": datetime.date.today().isoformat(),
-                    "commit": commit(),
+                    **stamp(args.threads),
                 }  # fmt: skip
             )
     print("logits are off those of float32 by " + ", ".join(f"{error:.2e} ({name})" for name, error in errors.items()) + " of their norm")
-    if args.save:
-        new = not args.save.exists()
-        with args.save.open("a", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, rows[0])
-            if new:
-                writer.writeheader()
-            writer.writerows(rows)
-
-
-def commit() -> str:
-    """Of the tree that this file is in, with a + where it was changed."""
-    git = ["git", "-C", str(Path(__file__).parent)]
-    try:
-        name = subprocess.run([*git, "rev-parse", "--short=8", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-        changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True).stdout
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return name + ("+" if changed else "")
+    append_rows(rows, args.save)
 
 
 if __name__ == "__main__":
