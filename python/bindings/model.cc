@@ -11,6 +11,7 @@
 #include <atomic>
 
 #include "arguments.h"
+#include "base/turn.h"
 #include "bindings.h"
 #include "progress.h"
 #include "rarefy/generate.h"
@@ -25,20 +26,6 @@ struct LoadedModel {
   std::shared_ptr<const Tokenizer> tokenizer;
   std::unique_ptr<Model> model;
   std::atomic<bool> busy = false;
-};
-
-/// A model has one workspace: the call that holds this has it to itself.
-class Turn {
- public:
-  explicit Turn(LoadedModel& model) : busy_(model.busy) {
-    require(!busy_.exchange(true), "model: expected one call at a time, another is running");
-  }
-  ~Turn() { busy_.store(false); }
-  Turn(const Turn&) = delete;
-  Turn& operator=(const Turn&) = delete;
-
- private:
-  std::atomic<bool>& busy_;
 };
 
 rarefy::Device device_argument(const std::string& name) {
@@ -78,7 +65,7 @@ Generation generate(LoadedModel& self, const std::string& prompt, std::int64_t m
                     float temperature, int top_k, float top_p, float min_p,
                     float repetition_penalty, std::uint64_t seed, std::vector<std::string> stop,
                     bool stop_at_eos, const nb::object& on_text) {
-  const Turn turn(self);
+  const Turn turn(self.busy);
   GenerateOptions options;
   options.sampling = {.temperature = temperature,
                       .top_k = top_k,
@@ -103,7 +90,7 @@ Generation generate(LoadedModel& self, const std::string& prompt, std::int64_t m
 
 Perplexity perplexity(LoadedModel& self, const std::string& text, std::int64_t context,
                       std::int64_t max_windows, nb::object progress) {
-  const Turn turn(self);
+  const Turn turn(self.busy);
   CallbackProgress callback(std::move(progress));
   const std::int64_t most = self.model->config().max_positions;
   const nb::gil_scoped_release unlocked;

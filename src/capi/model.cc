@@ -3,6 +3,7 @@
 #include <atomic>
 #include <string>
 
+#include "base/turn.h"
 #include "capi/entry.h"
 #include "rarefy/generate.h"
 
@@ -17,20 +18,6 @@ struct rarefy_model {
 };
 
 namespace {
-
-/// A model has one workspace: the call that holds this has it to itself.
-class Turn {
- public:
-  explicit Turn(rarefy_model& model) : busy_(model.busy) {
-    require(!busy_.exchange(true), "model: expected one call at a time, another is running");
-  }
-  ~Turn() { busy_.store(false); }
-  Turn(const Turn&) = delete;
-  Turn& operator=(const Turn&) = delete;
-
- private:
-  std::atomic<bool>& busy_;
-};
 
 std::vector<FormatSpec> parse_formats(std::string_view list) {
   std::vector<FormatSpec> formats;
@@ -150,7 +137,7 @@ rarefy_status rarefy_generate(rarefy_model* model, const char* prompt, size_t pr
     const std::string_view start = capi::text_argument(prompt, prompt_bytes, "prompt");
     const GenerateOptions wanted = generate_options(capi::read_options(options, "options"));
     if (generation != nullptr) capi::require_result(generation, "generation");
-    const Turn turn(*model);
+    const Turn turn(model->busy);
     std::function<bool(std::string_view)> on_text;
     if (callback != nullptr) {
       on_text = [&](std::string_view piece) {
@@ -179,7 +166,7 @@ rarefy_status rarefy_perplexity(rarefy_model* model, const char* text, size_t te
     capi::require_given(model, "model");
     capi::require_result(result, "result");
     const std::string_view whole = capi::text_argument(text, text_bytes, "text");
-    const Turn turn(*model);
+    const Turn turn(model->busy);
     const Perplexity found =
         perplexity(*model->model, *model->tokenizer, whole, context, max_windows);
     rarefy_perplexity_result out{};
