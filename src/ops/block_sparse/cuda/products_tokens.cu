@@ -33,23 +33,14 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
                           const X* residual, i64 residual_stride, int tokens) {
   const Ring ring{dynamic_shared()};
   const u32 rank = CLUSTER > 1 ? cluster_rank() : 0;
-  if (threadIdx.x == 0) ring.make_barriers(GROUPS * 4);
-  if constexpr (CLUSTER > 1) {
-    cluster_sync();
-  } else {
-    __syncthreads();
-  }
+  open_ring(ring, GROUPS * 4);
 
   const int group =
       __shfl_sync(~0u, threadIdx.x / 128, 0);  // The same in all lanes, and known to be.
   if (group == GROUPS) {
     give_registers<40>();
-    const int warp = threadIdx.x / 32 % 4;
-    if (warp == 0 && elected())
-      fill_ring(ring, x_map, value_map, all_steps, step_begin, pieces, tiles, tile_begin);
-    if constexpr (CLUSTER > 1)
-      if (warp == 1 && elected())
-        run_errands(ring, x_map, errands, errand_begin, tiles, tile_begin);
+    feed_ring(ring, x_map, value_map, all_steps, step_begin, pieces, errands, errand_begin, tiles,
+              tile_begin);
   } else {
     take_registers<GROUPS == 2 ? 232 : GROUPS == 3 ? 152 : 112>();
     const int warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;

@@ -110,3 +110,26 @@ __device__ __forceinline__ void run_errands(const Ring& ring, const TensorMap& x
     }
   }
 }
+
+/// Makes the barriers of a ring with so many consuming warps, for all blocks of the cluster.
+__device__ __forceinline__ void open_ring(const Ring& ring, int consuming_warps) {
+  if (threadIdx.x == 0) ring.make_barriers(consuming_warps);
+  if constexpr (CLUSTER > 1) {
+    cluster_sync();
+  } else {
+    __syncthreads();
+  }
+}
+
+/// What the warpgroup that computes nothing does.
+__device__ __forceinline__ void feed_ring(const Ring& ring, const TensorMap& x_map,
+                                          const TensorMap& value_map, const Step* all_steps,
+                                          const u32* step_begin, const u32* pieces,
+                                          const Errand* errands, const u32* errand_begin,
+                                          const Tile* tiles, const u32* tile_begin) {
+  const int warp = threadIdx.x / 32 % 4;
+  if (warp == 0 && elected())
+    fill_ring(ring, x_map, value_map, all_steps, step_begin, pieces, tiles, tile_begin);
+  if constexpr (CLUSTER > 1)
+    if (warp == 1 && elected()) run_errands(ring, x_map, errands, errand_begin, tiles, tile_begin);
+}
