@@ -53,6 +53,7 @@ inline constexpr int kMemoryPoolReleaseThreshold = 4;       // CUmemPool_attribu
 inline constexpr unsigned kStreamNonBlocking = 1;           // CUstream_flags
 inline constexpr unsigned kEventDefault = 0;                // CUevent_flags
 inline constexpr int kCaptureModeThreadLocal = 1;           // CUstreamCaptureMode
+inline constexpr int kCaptureNone = 0;                      // CUstreamCaptureStatus
 inline constexpr int kLaunchClusterDimension = 4;           // CUlaunchAttributeID
 inline constexpr int kLaunchProgrammaticSerialization = 6;  // programmatic dependent launch
 inline constexpr int kTensorMapUint16 = 1;

@@ -46,6 +46,7 @@ namespace rarefy::cuda {
   X(cuStreamWaitEvent, (abi::CUstream, abi::CUevent, unsigned))                               \
   X(cuStreamBeginCapture_v2, (abi::CUstream, int))                                            \
   X(cuStreamEndCapture, (abi::CUstream, abi::CUgraph*))                                       \
+  X(cuStreamIsCapturing, (abi::CUstream, int*))                                               \
   X(cuEventCreate, (abi::CUevent*, unsigned))                                                 \
   X(cuEventDestroy_v2, (abi::CUevent))                                                        \
   X(cuEventRecord, (abi::CUevent, abi::CUstream))                                             \

@@ -30,6 +30,12 @@ void Stream::synchronize() const {
   check(driver().cuStreamSynchronize(handle_), "waiting for GPU {}", device_->facts().index);
 }
 
+bool Stream::recording() const {
+  int status = abi::kCaptureNone;
+  check(driver().cuStreamIsCapturing(handle_, &status), "state of a stream");
+  return status != abi::kCaptureNone;
+}
+
 Event::Event(const Device& device) {
   device.bind();
   check(driver().cuEventCreate(&handle_, abi::kEventDefault), "new event");

@@ -21,6 +21,8 @@ class Stream {
   [[nodiscard]] abi::CUstream handle() const { return handle_; }
   /// Waits for all work so far; throws what went wrong in it.
   void synchronize() const;
+  /// Whether work is recorded into a graph instead of run, by whomever.
+  [[nodiscard]] bool recording() const;
 
  private:
   Stream(const Device& device, abi::CUstream handle, bool owned)

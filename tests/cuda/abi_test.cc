@@ -51,6 +51,7 @@ TEST(Abi, NumbersAreThoseOfCudaH) {
   EXPECT_EQ(ours::kStreamNonBlocking, static_cast<unsigned>(CU_STREAM_NON_BLOCKING));
   EXPECT_EQ(ours::kEventDefault, static_cast<unsigned>(CU_EVENT_DEFAULT));
   EXPECT_EQ(ours::kCaptureModeThreadLocal, CU_STREAM_CAPTURE_MODE_THREAD_LOCAL);
+  EXPECT_EQ(ours::kCaptureNone, CU_STREAM_CAPTURE_STATUS_NONE);
   EXPECT_EQ(ours::kLaunchClusterDimension, CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION);
   EXPECT_EQ(ours::kLaunchProgrammaticSerialization,
             CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION);
