@@ -16,5 +16,6 @@ void bind_compress(nanobind::module_& module);
 void bind_model(nanobind::module_& module);
 void bind_sampled(nanobind::module_& module);
 void bind_block_sparse(nanobind::module_& module);
+void bind_device_blocks(nanobind::module_& module);
 
 }  // namespace rarefy::python

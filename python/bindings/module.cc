@@ -17,4 +17,5 @@ NB_MODULE(_core, module) {
   rarefy::python::bind_model(module);
   rarefy::python::bind_sampled(module);
   rarefy::python::bind_block_sparse(module);
+  rarefy::python::bind_device_blocks(module);
 }

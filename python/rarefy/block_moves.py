@@ -46,7 +46,10 @@ def move_blocks(
             if isinstance(value, torch.Tensor) and value.shape == weight.shape:
                 _permute(value, source, new)
     for name, array in pattern.index_from_mask(mask)._asdict().items():
-        getattr(layer, name).copy_(array)
+        if array.is_cuda:  # New memory: a graph that recorded kernels of the old pattern must not pass for one of the new.
+            setattr(layer, name, array)
+        else:
+            getattr(layer, name).copy_(array)
     return count
 
 

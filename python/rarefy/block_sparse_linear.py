@@ -178,7 +178,8 @@ class BlockSparseLinear(nn.Module):
         The parameter stays the same object while the number of blocks does (optimizers and DDP don't notice), and is
         replaced otherwise: make optimizers anew then.
         """
-        index = pattern.index_from_mask(self.check_mask(mask))
+        mask = self.check_mask(mask).to(blocks.device)
+        index = pattern.index_from_mask(mask)
         values = blocks[mask]
         if values.shape == self.weight.shape and not self.weight.is_meta:
             self.weight.copy_(values)

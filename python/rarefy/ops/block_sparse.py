@@ -14,7 +14,10 @@ from torch import Tensor
 
 from .. import _core
 from ..block_pattern import block_sides, index_from_mask
-from .library import define, empty_rows, is_plain, library, needs_grad, refuse_tangents, register_autocast
+from ..checks import describe, fail
+from . import block_dense
+from .block_places import placed
+from .library import define, empty_rows, is_plain, library, needs_grad, on_its_device, refuse_tangents, register_autocast
 
 
 class BlockPattern(NamedTuple):
@@ -60,7 +63,7 @@ define(f"bsr_sddmm(Tensor p, Tensor q, {_PATTERN}, SymInt block_rows, SymInt blo
 
 
 # ------------------------------------------------------------------------------------------- the CPU
-def _multiply(x: Tensor, values: Tensor, pattern: tuple[Any, ...], bias: Tensor | None, transposed: bool) -> Tensor:
+def _multiply_cpu(x: Tensor, values: Tensor, pattern: tuple[Any, ...], bias: Tensor | None, transposed: bool) -> Tensor:
     out = empty_rows(x, pattern[6] if transposed else pattern[5])
     if not _core.bsr_linear(x, values, *pattern, bias, transposed, out):
         _core.bsr_linear(x.contiguous(), values.contiguous(), *pattern, bias, transposed, out)
@@ -68,11 +71,11 @@ def _multiply(x: Tensor, values: Tensor, pattern: tuple[Any, ...], bias: Tensor 
 
 
 def _linear_cpu(x: Tensor, values: Tensor, *rest: Any) -> Tensor:
-    return _multiply(x, values, rest[:7], rest[7], False)
+    return _multiply_cpu(x, values, rest[:7], rest[7], False)
 
 
 def _transposed_cpu(x: Tensor, values: Tensor, *pattern: Any) -> Tensor:
-    return _multiply(x, values, pattern, None, True)
+    return _multiply_cpu(x, values, pattern, None, True)
 
 
 def _sddmm_cpu(p: Tensor, q: Tensor, *rest: Any, dtype: torch.dtype | None = None) -> Tensor:
@@ -87,6 +90,70 @@ def _sddmm_cpu(p: Tensor, q: Tensor, *rest: Any, dtype: torch.dtype | None = Non
 library.impl("bsr_linear", _linear_cpu, "CPU")
 library.impl("bsr_linear_transposed", _transposed_cpu, "CPU")
 library.impl("bsr_sddmm", _sddmm_cpu, "CPU")
+
+
+# ---------------------------------------------------------------------------------------------- a GPU
+_HALVES = (torch.bfloat16, torch.float16)
+
+
+def _aligned(tensor: Tensor) -> Tensor:
+    """The tensor, or a copy, contiguous from a multiple of 16 bytes on."""
+    tensor = tensor.contiguous()
+    return tensor if tensor.data_ptr() % 16 == 0 else tensor.clone()
+
+
+@on_its_device
+def _multiply_cuda(x: Tensor, values: Tensor, pattern: tuple[Any, ...], bias: Tensor | None, transposed: bool) -> Tensor:
+    known = placed(x.device, pattern, *_block_shape(values))
+    dtype = x.dtype
+    if not known.has_kernels or dtype not in _HALVES or values.dtype is not dtype:
+        return block_dense.multiply(x, values, pattern, bias, transposed)
+    out = empty_rows(x, pattern[6] if transposed else pattern[5])
+    if bias is not None:
+        bias = bias.float().contiguous()
+    if not known.blocks.linear(x, values, bias, transposed, out):
+        known.blocks.linear(_aligned(x), _aligned(values), bias, transposed, out)
+    return out
+
+
+def _block_shape(values: Tensor) -> tuple[int, int]:
+    if values.dim() != 3:
+        fail("values", "[blocks, block rows, block columns]", describe(values))
+    return values.shape[1], values.shape[2]
+
+
+def _linear_cuda(x: Tensor, values: Tensor, *rest: Any) -> Tensor:
+    return _multiply_cuda(x, values, rest[:7], rest[7], False)
+
+
+def _transposed_cuda(x: Tensor, values: Tensor, *pattern: Any) -> Tensor:
+    return _multiply_cuda(x, values, pattern, None, True)
+
+
+@on_its_device
+def _sddmm_cuda(p: Tensor, q: Tensor, *rest: Any, dtype: torch.dtype | None = None) -> Tensor:
+    pattern, block_shape = rest[:7], rest[7:9]
+    dtype = (rest[9] if len(rest) > 9 else dtype) or p.dtype
+    known = placed(p.device, pattern, *block_shape)
+    if not known.has_kernels or dtype not in _HALVES or not (p.dtype is q.dtype is dtype):
+        return block_dense.sample(p, q, pattern, block_shape, dtype)
+    out = p.new_empty((pattern[1].shape[0], *block_shape))
+    if not known.blocks.samples(p, q, out):
+        known.blocks.samples(_aligned(p), _aligned(q), out)
+    return out
+
+
+library.impl("bsr_linear", _linear_cuda, "CUDA")
+library.impl("bsr_linear_transposed", _transposed_cuda, "CUDA")
+library.impl("bsr_sddmm", _sddmm_cuda, "CUDA")
+
+
+def _multiply(x: Tensor, *rest: Any) -> Tensor:
+    return _multiply_cpu(x, *rest) if x.is_cpu else _multiply_cuda(x, *rest)
+
+
+def _sddmm(p: Tensor, *rest: Any) -> Tensor:
+    return _sddmm_cpu(p, *rest) if p.is_cpu else _sddmm_cuda(p, *rest)
 
 
 # --------------------------------------------------------------------------------------------- shapes
@@ -207,7 +274,7 @@ def bsr_linear(x: Tensor, values: Tensor, pattern: BlockPattern | tuple[Any, ...
     x: float32, float16 or bfloat16 […, K]; bias: [M]. Returns […, M] in x's dtype; sums in float32, bitwise the same for any
     number of threads. Gradients for x, values and bias; that of the values is computed for the stored blocks only.
     """
-    if is_plain(x, values, bias) and x.is_cpu:
+    if is_plain(x, values, bias):
         if needs_grad(x, values, bias):
             return _Linear.apply(x, values, pattern, bias)
         return _multiply(x, values, pattern, bias, False)
@@ -217,7 +284,7 @@ def bsr_linear(x: Tensor, values: Tensor, pattern: BlockPattern | tuple[Any, ...
 
 def bsr_linear_transposed(x: Tensor, values: Tensor, pattern: BlockPattern) -> Tensor:
     """x·A: […, M] to […, K], in x's dtype: the gradient of `bsr_linear`'s inputs. Gradients for x and values."""
-    if is_plain(x, values) and x.is_cpu and not needs_grad(x, values):
+    if is_plain(x, values) and not needs_grad(x, values):
         return _multiply(x, values, pattern, None, True)
     refuse_tangents(x, values)
     return torch.ops.rarefy.bsr_linear_transposed.default(x, values, *pattern)
@@ -230,7 +297,7 @@ def bsr_sddmm(p: Tensor, q: Tensor, pattern: BlockPattern, block_shape: int | tu
     """
     if isinstance(block_shape, int):
         block_shape = (block_shape, block_shape)
-    if is_plain(p, q) and p.is_cpu and not needs_grad(p, q):
-        return _sddmm_cpu(p, q, *pattern, *block_shape, dtype)
+    if is_plain(p, q) and not needs_grad(p, q):
+        return _sddmm(p, q, *pattern, *block_shape, dtype)
     refuse_tangents(p, q)
     return torch.ops.rarefy.bsr_sddmm.default(p, q, *pattern, *block_shape, dtype)

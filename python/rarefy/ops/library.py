@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -76,6 +77,19 @@ def empty_rows(x: Tensor, features: int) -> Tensor:
     shape = x.shape
     # Most activations are matrices, whose shape takes half the time to write.
     return x.new_empty((shape[0], features) if len(shape) == 2 else (*shape[:-1], features))
+
+
+def on_its_device(kernel: Any) -> Any:
+    """Streams and launches are those of torch's current device: makes it that of the first argument."""
+
+    @functools.wraps(kernel)
+    def run(x: Tensor, *rest: Any, **named: Any) -> Tensor:
+        if x.device.index == torch.cuda.current_device():
+            return kernel(x, *rest, **named)
+        with torch.cuda.device(x.device):
+            return kernel(x, *rest, **named)
+
+    return run
 
 
 def register_autocast(name: str, floating: tuple[int, ...]) -> None:

@@ -17,7 +17,6 @@ compressed form in their state_dict, and the handle as a plain attribute.
 
 from __future__ import annotations
 
-import functools
 import os
 from typing import Any
 
@@ -28,7 +27,7 @@ from .. import _core
 from ..checks import describe, fail
 from ..errors import UnsupportedError
 from ..matrices import pack as _pack
-from .library import define, empty_rows, is_plain, library, needs_grad, refuse_tangents, register_autocast
+from .library import define, empty_rows, is_plain, library, needs_grad, on_its_device, refuse_tangents, register_autocast
 
 ACTIVATIONS = ("none", "relu", "gelu", "silu")
 TORCH_DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
@@ -137,20 +136,7 @@ def _dense_weight(x: Tensor, weight: Tensor, shape: tuple[int, int]) -> Tensor:
 _IN_PLACE = {"relu": torch.relu_, "gelu": torch.ops.aten.gelu_, "silu": torch.ops.aten.silu_}
 
 
-def _on_its_device(kernel: Any) -> Any:
-    """Streams and launches are those of torch's current device: makes it that of the first argument."""
-
-    @functools.wraps(kernel)
-    def run(x: Tensor, *rest: Any) -> Tensor:
-        if x.device.index == torch.cuda.current_device():
-            return kernel(x, *rest)
-        with torch.cuda.device(x.device):
-            return kernel(x, *rest)
-
-    return run
-
-
-@_on_its_device
+@on_its_device
 def _linear_cuda(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str, out_features: int) -> Tensor:
     out = empty_rows(x, out_features)
     if _core.device_linear(x if x.is_contiguous() else x.contiguous(), weight, out):
@@ -162,7 +148,7 @@ def _linear_cuda(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str
     return out if activation == "none" else _IN_PLACE[activation](out)
 
 
-@_on_its_device
+@on_its_device
 def _linear_transposed_cuda(x: Tensor, weight: Tensor, in_features: int) -> Tensor:
     return x @ _dense_weight(x, weight, (x.shape[-1], in_features))
 

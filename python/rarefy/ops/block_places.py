@@ -1,0 +1,94 @@
+"""Block patterns on GPUs, found again by the memory that their index tensors own.
+
+Kernels read lists that are made of a pattern once. Operators get the pattern as tensors on the GPU, anew at every call; reading them
+there would wait for the GPU. So a pattern is known by the storages of its `row_offsets` and `col_indices` and by their versions,
+which count writes: a storage whose weak reference is held is never another one's, even when its memory is.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
+
+from .. import _core
+from ..block_pattern import block_sides
+from ..checks import describe, fail
+from ..errors import UnsupportedError
+
+
+class _Known:
+    __slots__ = ("blocks", "device", "has_kernels", "indices", "shape", "storages", "versions")
+
+    def __init__(self, blocks: _core.DeviceBlocks, device: int, shape: tuple[int, ...], indices: tuple[Tensor, Tensor]):
+        self.blocks, self.device, self.shape, self.indices = blocks, device, shape, indices
+        self.has_kernels = blocks.unsupported is None
+        self.storages: tuple[StorageWeakRef, ...] = ()
+        self.versions: Any = None
+
+
+_known: dict[tuple[int, ...], _Known] = {}
+_lock = threading.Lock()
+
+
+def _versions(rows: Tensor, cols: Tensor) -> Any:
+    try:
+        return rows._version, cols._version
+    except RuntimeError:  # Tensors of inference mode count no writes; nothing else can write to them either.
+        return None
+
+
+def placed(device: torch.device, pattern: tuple[Any, ...], block_rows: int, block_cols: int) -> _Known:
+    """What is known of a pattern on `device`. Takes 2 µs; for a new one, or one that was written to, it waits for the GPU and reads
+    it, which no graph can record. Raises ArgumentError for a pattern that contradicts itself or lies elsewhere."""
+    rows, cols = pattern[0], pattern[1]
+    key = (
+        rows.untyped_storage()._cdata, rows.storage_offset(), cols.untyped_storage()._cdata, cols.storage_offset(),
+        device.index, cols.shape[0], pattern[5], pattern[6], block_rows, block_cols,
+    )  # fmt: skip
+    known = _known.get(key)
+    if known is not None and known.versions == _versions(rows, cols):
+        return known
+    return _place(key, device, rows, cols)
+
+
+def _place(key: tuple[int, ...], device: torch.device, rows: Tensor, cols: Tensor) -> _Known:
+    for name, array in (("row_offsets", rows), ("col_indices", cols)):
+        if array.device != device or array.dim() != 1:
+            fail(name, f"one dimension on {device}", describe(array))
+    if torch.cuda.is_current_stream_capturing():
+        fail("block pattern", "one that was used before a graph is recorded (run the work once first)", "a new one", UnsupportedError)
+    # Read before its contents: a write in between shows at the next call.
+    versions = _versions(rows, cols)
+    storages = (StorageWeakRef(rows.untyped_storage()), StorageWeakRef(cols.untyped_storage()))
+    indices = tuple(t.to("cpu", copy=True).contiguous() for t in (rows, cols))
+    shape = key[6:]
+    with _lock:
+        for old in [k for k, known in _known.items() if any(s.expired() for s in known.storages)]:
+            del _known[old]
+        # The same blocks may come again in other memory: of a copy, or where DDP wrote what was there.
+        alike = next((known for known in _known.values() if _is_alike(known, device.index, shape, indices)), None)
+        blocks = _core.DeviceBlocks(*indices, *shape, device.index) if alike is None else alike.blocks
+        known = _Known(blocks, device.index, shape, indices)
+        known.storages, known.versions = storages, versions
+        _known[key] = known
+    return known
+
+
+def _is_alike(known: _Known, device: int, shape: tuple[int, ...], indices: tuple[Tensor, Tensor]) -> bool:
+    if known.device != device or known.shape != shape:
+        return False
+    return all(a.dtype == b.dtype and torch.equal(a, b) for a, b in zip(known.indices, indices, strict=True))
+
+
+def bsr_kernels(pattern: tuple[Any, ...], block_shape: int | tuple[int, int]) -> list[tuple[str, str, int, str, float, bool]]:
+    """What was chosen so far for a `BlockPattern` on a GPU: (product, dtype, tokens at most, kernel, µs, whether they were measured)."""
+    rows, cols = block_sides(block_shape)
+    device = pattern[0].device
+    if device.type != "cuda":
+        fail("pattern", "one on a GPU", f"one on {device}")
+    with torch.cuda.device(device):
+        return placed(device, pattern, rows, cols).blocks.kernels()
