@@ -1,19 +1,23 @@
-"""Forward and backward of block-sparse layers beside torch's dense ones of the same shape, on the CPU.
+"""Forward and backward of block-sparse layers beside torch's dense ones of the same shape.
 
     python bench/block_sparse_training.py --threads 2 --save bench/results/<machine>/block_sparse.csv
+    python bench/block_sparse_training.py --device cuda --save bench/results/<gpu>/block_sparse_training.csv
 
-Both take turns in the same run, after the answers have been compared. `linear` is one layer, whose backward gives the
-gradients of inputs and weight; `ffn` is Llama's down(silu(gate(x))·up(x)). Needs
-torch and the package of this tree.
+They take turns in the same run, after the answers have been compared. `linear` is one layer, whose backward gives the
+gradients of inputs and weight; `ffn` is Llama's down(silu(gate(x))·up(x)). On a GPU (by default the FFN of Llama-7B, 4096
+tokens) torch.compile of either joins, the rival is the faster of the dense two, and memory is that of weights, gradients and
+Adam's moments. Needs torch and the package of this tree.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import pathlib
 import statistics
 import time
 
+import gpu_training as on_gpu
 import rarefy
 import torch
 from rows import append_rows, stamp
@@ -66,6 +70,45 @@ def error(got: Tensor, want: Tensor) -> float:
     return float((got.double() - want.double()).norm() / want.double().norm())
 
 
+def compare_on_gpu(case: str, tokens: int, dtype: str, density: float, block: tuple[int, int], options: argparse.Namespace) -> list[dict]:
+    torch.manual_seed(1)
+    torch._dynamo.reset()  # Shapes are what a graph is made for.
+    with torch.device(options.device):
+        dense, sparse = make(case, options.features, DTYPES[dtype], density, block)
+        x = torch.randn(tokens, options.features[0], dtype=DTYPES[dtype], requires_grad=True)
+        grad = torch.randn(tokens, options.features[1] if case == "linear" else options.features[0], dtype=DTYPES[dtype])
+    seen = [(on_gpu.step(model, x, grad), x.grad) for model in (dense, sparse)]
+    errors = [error(got, want) for want, got in zip(*seen, strict=True)] + on_gpu.gradient_errors(dense, sparse)
+    if not max(errors) <= TOLERANCE[dtype]:
+        raise SystemExit(f"{case} {dtype} {block}: wrong answers, relative errors {errors}")
+    del seen
+    for line in on_gpu.kernels(sparse):
+        print("   ", line)
+    models = {"torch dense": dense, "torch dense compiled": None, "rarefy": sparse, "rarefy compiled": None}
+    if options.compile:
+        for name in ("torch dense", "rarefy"):
+            models[f"{name} compiled"] = on_gpu.compiled(models[name], x, grad)
+    models = {name: model for name, model in models.items() if model is not None}
+    steps = {name: functools.partial(on_gpu.step, model, x, grad) for name, model in models.items()}
+    forward = on_gpu.milliseconds({name: functools.partial(model, x) for name, model in models.items()}, options.repetitions)
+    both = on_gpu.milliseconds(steps, options.repetitions)
+    kept = {"torch dense": on_gpu.kept_bytes(dense, x, grad), "rarefy": on_gpu.kept_bytes(sparse, x, grad)}
+    best = {"forward": min(t for n, t in forward.items() if "dense" in n), "both": min(t for n, t in both.items() if "dense" in n)}
+    return [
+        {
+            "case": case, "device": torch.cuda.get_device_name(), "shape": f"{options.features[1]}x{options.features[0]}",
+            "tokens": tokens, "dtype": dtype, "block": f"{block[0]}x{block[1]}", "density": density, "method": name,
+            "forward_ms": round(forward[name], 3), "forward_backward_ms": round(both[name], 3),
+            "forward_speedup": round(best["forward"] / forward[name], 2),
+            "forward_backward_speedup": round(best["both"] / both[name], 2),
+            "kept_mib": round(kept[name.removesuffix(" compiled")] / 2**20, 1),
+            "kept_share": round(kept[name.removesuffix(" compiled")] / kept["torch dense"], 4),
+            "max_rel_err": f"{max(errors):.1e}" if name == "rarefy" else "",
+        }
+        for name in models
+    ]  # fmt: skip
+
+
 def compare(case: str, tokens: int, dtype: str, density: float, block: tuple[int, int], options: argparse.Namespace) -> list[dict]:
     torch.manual_seed(1)
     models = dict(zip(("torch dense", "rarefy"), make(case, options.features, DTYPES[dtype], density, block), strict=True))
@@ -99,16 +142,22 @@ def compare(case: str, tokens: int, dtype: str, density: float, block: tuple[int
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cases", nargs="+", default=["linear", "ffn"], choices=["linear", "ffn"])
-    parser.add_argument("--tokens", nargs="+", type=int, default=[512, 2048])
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--cases", nargs="+", choices=["linear", "ffn"])
+    parser.add_argument("--tokens", nargs="+", type=int)
     parser.add_argument("--features", nargs=2, type=int, default=[4096, 11008], metavar=("INPUTS", "OUTPUTS"))
-    parser.add_argument("--blocks", nargs="+", default=["32x32"], help="such as 32x32 16x32")
+    parser.add_argument("--blocks", nargs="+", help="such as 32x32 16x32")
     parser.add_argument("--density", nargs="+", type=float, default=[0.25])
     parser.add_argument("--dtypes", nargs="+", default=["bf16"], choices=sorted(DTYPES))
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--save", type=pathlib.Path, help="CSV file to append rows to")
+    parser.add_argument("--no-compile", dest="compile", action="store_false", help="on a GPU: leave torch.compile out")
     options = parser.parse_args()
+    gpu = torch.device(options.device).type == "cuda"
+    options.cases = options.cases or (["ffn"] if gpu else ["linear", "ffn"])
+    options.tokens = options.tokens or ([4096] if gpu else [512, 2048])
+    options.blocks = options.blocks or (["64x64", "32x32", "128x128"] if gpu else ["32x32"])
     torch.set_num_threads(options.threads)
     rarefy.set_threads(options.threads)
     measured = stamp(options.threads)
@@ -118,7 +167,7 @@ def main() -> None:
                 for density in options.density:
                     for block in options.blocks:
                         shape = tuple(int(side) for side in block.split("x"))
-                        rows = compare(case, tokens, dtype, density, shape, options)
+                        rows = (compare_on_gpu if gpu else compare)(case, tokens, dtype, density, shape, options)
                         for row in rows:
                             row |= measured
                         report(rows)
@@ -128,9 +177,11 @@ def main() -> None:
 def report(rows: list[dict]) -> None:
     for row in rows:
         print(
-            f"{row['case']:7} {row['tokens']:5} tokens {row['dtype']:5} {row['block']:7} {row['density']:.2f} {row['method']:12} "
-            f"forward {row['forward_ms']:8.1f} ms ({row['forward_speedup']:.2f}x)  with backward "
-            f"{row['forward_backward_ms']:8.1f} ms ({row['forward_backward_speedup']:.2f}x)  {row['max_rel_err']}",
+            f"{row['case']:7} {row['tokens']:5} tokens {row['dtype']:5} {row['block']:7} {row['density']:.2f} {row['method']:20} "
+            f"forward {row['forward_ms']:8.2f} ms ({row['forward_speedup']:.2f}x)  with backward "
+            f"{row['forward_backward_ms']:8.2f} ms ({row['forward_backward_speedup']:.2f}x)  "
+            + (f"keeps {row['kept_mib']:6.1f} MiB ({row['kept_share']:.3f})  " if "kept_mib" in row else "")
+            + row["max_rel_err"],
             flush=True,
         )
 

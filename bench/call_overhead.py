@@ -3,8 +3,8 @@
     python bench/call_overhead.py [--device cuda] [--save FILE.csv]
 
 The weight is 32x32 with one value in 32 of each row (in blocks of 8x8: one block a row of blocks), x is one row, float32: 32 or 256
-products. Calls take turns in batches of a millisecond; what counts is the median over the batches. On a GPU the time is that of the
-calling thread, with the queue kept short: what the kernel takes is not in it.
+products. Calls take turns in batches of a millisecond; what counts is the median over the batches. On a GPU blocks are 16x16 of
+bfloat16, and the time is that of the calling thread, with the queue kept short: what the kernel takes is not in it.
 """
 
 from __future__ import annotations
@@ -44,20 +44,21 @@ def calls(device: str) -> dict[str, Callable[[], object]]:
         "torch.ops.rarefy.linear": lambda: torch.ops.rarefy.linear(x, weight.handle, None, "none", SIDE),
         "ops.linear with gradient": lambda: ops.linear(x_grad, weight),
     }
-    if device == "cpu":
-        layer = rarefy.BlockSparseLinear(SIDE, SIDE, bias=False, mask=torch.eye(SIDE // 8).bool(), block_shape=8)
-        frozen_layer = copy.deepcopy(layer).requires_grad_(False)
-        values = layer.weight.detach()
-        pattern = ops.block_pattern_of_mask(torch.eye(SIDE // 8).bool(), (8, 8))
-        trained = layer.weight
-        found |= {
-            "ops.bsr_linear": lambda: ops.bsr_linear(x, values, pattern),
-            "BlockSparseLinear": lambda: frozen_layer(x),
-            "BlockSparseLinear with gradient": lambda: layer(x),
-            "torch.ops.rarefy.bsr_linear": lambda: torch.ops.rarefy.bsr_linear(x, values, *pattern, None),
-            "ops.bsr_linear with gradient": lambda: ops.bsr_linear(x, trained, pattern),
-        }
-    return found
+    # The smallest blocks, and a dtype, that there are kernels for.
+    side, dtype = (8, torch.float32) if device == "cpu" else (16, torch.bfloat16)
+    mask = torch.eye(SIDE // side, device=device).bool()
+    layer = rarefy.BlockSparseLinear(SIDE, SIDE, bias=False, mask=mask, block_shape=side, device=device, dtype=dtype)
+    frozen_layer = copy.deepcopy(layer).requires_grad_(False)
+    values = layer.weight.detach()
+    pattern = ops.block_pattern_of_mask(mask, (side, side))
+    trained, row = layer.weight, x.to(dtype)
+    return found | {
+        "ops.bsr_linear": lambda: ops.bsr_linear(row, values, pattern),
+        "BlockSparseLinear": lambda: frozen_layer(row),
+        "BlockSparseLinear with gradient": lambda: layer(row),
+        "torch.ops.rarefy.bsr_linear": lambda: torch.ops.rarefy.bsr_linear(row, values, *pattern, None),
+        "ops.bsr_linear with gradient": lambda: ops.bsr_linear(row, trained, pattern),
+    }
 
 
 def microseconds(call: Callable[[], object], count: int, synchronize: Callable[[], object]) -> float:

@@ -363,7 +363,7 @@ def test_autocast_runs_kernels_on_float_parameters():
         y = layer(x)
     y.float().sum().backward()
     assert y.dtype == torch.bfloat16 and layer.weight.grad.dtype == x.grad.dtype == torch.float32
-    close(y, nn.functional.linear(x.double(), layer.to_dense().double(), layer.bias.double()), torch.bfloat16)
+    close(y, nn.functional.linear(*(t.bfloat16().double() for t in (x, layer.to_dense(), layer.bias))), torch.bfloat16)
     pattern = [layer.row_offsets, layer.col_indices, None, None, None, M, K]
     assert len(ops.bsr_kernels(pattern, 64)) == 3
 
