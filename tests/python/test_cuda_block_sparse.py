@@ -10,7 +10,7 @@ torch = pytest.importorskip("torch", reason="missing: torch (RAREFY_TEST_TORCH=1
 
 import rarefy
 from rarefy import BlockSparseLinear, UnsupportedError, _core, ops
-from rarefy.ops import block_dense, block_places
+from rarefy.ops import block_dense, block_places, block_sparse
 from torch import nn
 
 on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="missing: a GPU, or a torch that is built for it")
@@ -171,6 +171,63 @@ def test_a_pattern_is_known_by_its_memory(monkeypatch):
     assert blocks(other) is not None
     with pytest.raises(UnsupportedError, match="block pattern: expected one that was used before a graph is recorded"):
         blocks(case(device="cpu", density=0.2)[0])
+
+
+class _Kernels:
+    """In place of `_core.DeviceBlocks` on the CPU: takes what kernels take, and computes it densely."""
+
+    unsupported = None
+
+    def __init__(self, rows, cols, *shape):
+        self.pattern = (rows, cols, None, None, None, *shape[:2])
+        self.runs = []
+
+    @staticmethod
+    def takes(*rows):
+        return all(t.stride(-1) == 1 and t.data_ptr() % 16 == 0 and all(s * 2 % 16 == 0 and s for s in t.stride()[:-1]) for t in rows)
+
+    def linear(self, x, values, bias, transposed, out):
+        assert bias is None or (bias.dtype == torch.float32 and bias.is_contiguous())
+        self.runs.append(self.takes(x) and values.is_contiguous() and self.takes(values))
+        if self.runs[-1]:
+            out.copy_(block_dense.multiply(x, values, self.pattern, bias, transposed))
+        return self.runs[-1]
+
+    def samples(self, p, q, out):
+        self.runs.append(self.takes(p, q))
+        if self.runs[-1]:
+            out.copy_(block_dense.sample(p, q, self.pattern, out.shape[1:], out.dtype))
+        return self.runs[-1]
+
+
+def test_kernels_get_what_they_take(monkeypatch):
+    monkeypatch.setattr(_core, "DeviceBlocks", _Kernels)
+    monkeypatch.setattr(block_places, "_known", {})
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    multiply, sample = (f.__wrapped__ for f in (block_sparse._multiply_cuda, block_sparse._sddmm_cuda))
+    pattern, values, _ = case(device="cpu")
+    kernels = block_places.placed(torch.device("cpu"), pattern, 64, 64).blocks
+    wide, g, bias = torch.randn(70, K + 8).bfloat16(), torch.randn(70, M).bfloat16(), torch.randn(2 * M).bfloat16()[::2]
+    padded = torch.empty(values.numel() + 1).bfloat16()[1:].view_as(values).copy_(values)
+    for x, v, runs in [
+        (wide[:, :K], values, [True]),
+        (wide[:, :K].view(7, 10, K), values, [True]),
+        (wide[:, 1 : K + 1], values, [False, True]),
+        (wide[:1, :K].expand(9, K), values, [False, True]),
+        (wide[:, :K], padded, [False, True]),
+    ]:
+        kernels.runs.clear()
+        close(multiply(x, v, pattern, bias, False), ops.bsr_linear(x, values, pattern, bias.contiguous()), torch.bfloat16)
+        assert kernels.runs == runs
+    kernels.runs.clear()
+    close(multiply(g, values, pattern, None, True), ops.bsr_linear_transposed(g, values, pattern), torch.bfloat16)
+    for x in (wide[:, :K], wide[:, 1 : K + 1]):
+        close(sample(g, x, *pattern, 64, 64), ops.bsr_sddmm(g, x, pattern, 64), torch.bfloat16)
+    assert kernels.runs == [True, True, False, True]
+    kernels.runs.clear()  # What follows is not theirs.
+    assert multiply(g.float(), values, pattern, None, True).dtype == torch.float32
+    assert sample(g, wide[:, :K], *pattern, 64, 64, dtype=torch.float32).dtype == torch.float32
+    assert kernels.runs == []
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
