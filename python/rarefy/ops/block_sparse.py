@@ -272,7 +272,8 @@ def bsr_linear(x: Tensor, values: Tensor, pattern: BlockPattern | tuple[Any, ...
     """x·Aᵀ + bias with A block-sparse: `values` [blocks, R, C] at the places of `pattern`.
 
     x: float32, float16 or bfloat16 […, K]; bias: [M]. Returns […, M] in x's dtype; sums in float32, bitwise the same for any
-    number of threads. Gradients for x, values and bias; that of the values is computed for the stored blocks only.
+    number of threads. Gradients for x, values and bias; that of the values is computed for the stored blocks only. All on the CPU or all
+    on one GPU, where x and values of one 16-bit dtype run kernels, and others torch's dense product (docs/python.md).
     """
     if is_plain(x, values, bias):
         if needs_grad(x, values, bias):
