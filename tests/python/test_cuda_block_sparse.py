@@ -173,6 +173,20 @@ def test_a_pattern_is_known_by_its_memory(monkeypatch):
         blocks(case(device="cpu", density=0.2)[0])
 
 
+def test_a_gpu_without_kernels_multiplies_densely(monkeypatch):
+    def refuse(*arguments):
+        raise UnsupportedError("GPU 0: expected compute capability 8.0 or newer, found 7.5")
+
+    monkeypatch.setattr(_core, "DeviceBlocks", refuse)
+    monkeypatch.setattr(block_places, "_known", {})
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    pattern, values, _ = case(device="cpu")
+    x, multiply = torch.randn(5, K).bfloat16(), block_sparse._multiply_cuda.__wrapped__
+    close(multiply(x, values, pattern, None, False), ops.bsr_linear(x, values, pattern), torch.bfloat16)
+    with pytest.raises(ValueError, match="col_indices: expected 0 to 11, got 1"):
+        multiply(x, values, pattern._replace(col_indices=pattern.col_indices + 100), None, False)
+
+
 class _Kernels:
     """In place of `_core.DeviceBlocks` on the CPU: takes what kernels take, and computes it densely."""
 

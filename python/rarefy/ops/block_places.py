@@ -23,9 +23,9 @@ from ..errors import UnsupportedError
 class _Known:
     __slots__ = ("blocks", "device", "has_kernels", "indices", "shape", "storages", "versions")
 
-    def __init__(self, blocks: _core.DeviceBlocks, device: int, shape: tuple[int, ...], indices: tuple[Tensor, Tensor]):
+    def __init__(self, blocks: _core.DeviceBlocks | None, device: int, shape: tuple[int, ...], indices: tuple[Tensor, Tensor]):
         self.blocks, self.device, self.shape, self.indices = blocks, device, shape, indices
-        self.has_kernels = blocks.unsupported is None
+        self.has_kernels = blocks is not None and blocks.unsupported is None
         self.storages: tuple[StorageWeakRef, ...] = ()
         self.versions: Any = None
 
@@ -42,7 +42,7 @@ def _versions(rows: Tensor, cols: Tensor) -> Any:
 
 
 def placed(device: torch.device, pattern: tuple[Any, ...], block_rows: int, block_cols: int) -> _Known:
-    """What is known of a pattern on `device`. Takes 2 µs; for a new one, or one that was written to, it waits for the GPU and reads
+    """What is known of a pattern on `device`. Takes 1 µs; for a new one, or one that was written to, it waits for the GPU and reads
     it, which no graph can record. Raises ArgumentError for a pattern that contradicts itself or lies elsewhere."""
     rows, cols = pattern[0], pattern[1]
     key = (
@@ -71,11 +71,21 @@ def _place(key: tuple[int, ...], device: torch.device, rows: Tensor, cols: Tenso
             del _known[old]
         # The same blocks may come again in other memory: of a copy, or where DDP wrote what was there.
         alike = next((known for known in _known.values() if _is_alike(known, device.index, shape, indices)), None)
-        blocks = _core.DeviceBlocks(*indices, *shape, device.index) if alike is None else alike.blocks
+        blocks = _device_blocks(indices, shape, device.index) if alike is None else alike.blocks
         known = _Known(blocks, device.index, shape, indices)
         known.storages, known.versions = storages, versions
         _known[key] = known
     return known
+
+
+def _device_blocks(indices: tuple[Tensor, Tensor], shape: tuple[int, ...], device: int) -> _core.DeviceBlocks | None:
+    """None on a GPU that Rarefy has no kernels for; the pattern is checked there too."""
+    try:
+        return _core.DeviceBlocks(*indices, *shape, device)
+    except UnsupportedError:
+        by_columns = [torch.empty(n, dtype=torch.int32) for n in (shape[1] // max(shape[3], 1) + 1, *[indices[1].numel()] * 2)]
+        _core.bsr_columns(*indices, *shape, *by_columns)
+        return None
 
 
 def _is_alike(known: _Known, device: int, shape: tuple[int, ...], indices: tuple[Tensor, Tensor]) -> bool:
@@ -91,4 +101,5 @@ def bsr_kernels(pattern: tuple[Any, ...], block_shape: int | tuple[int, int]) ->
     if device.type != "cuda":
         fail("pattern", "one on a GPU", f"one on {device}")
     with torch.cuda.device(device):
-        return placed(device, pattern, rows, cols).blocks.kernels()
+        blocks = placed(device, pattern, rows, cols).blocks
+    return [] if blocks is None else blocks.kernels()

@@ -66,9 +66,8 @@ class CudaBlocks final : public DeviceBlocks {
   ~CudaBlocks() override {
     for (auto& [name, kernel] : kernels_)
       if (kernel->recorded) keep_for_ever(std::move(kernel));
-    try {
-      workshop_->device
-          .synchronize();  // Streams that ran it are not the one that frees its memory.
+    try {  // Streams that ran it are not the one that frees its memory.
+      workshop_->device.synchronize();
     } catch (const Error&) {
       return;  // Nobody is left to tell.
     }
