@@ -164,7 +164,7 @@ class SparseLinear(nn.Module):
         check_float_tensor("dtype", probe)
         super()._apply(fn, recurse)
         if self._on_cpu and probe.is_cuda and probe.dtype == self.dtype:
-            self.packed.to(probe.device, next(iter(check_tokens(self._tokens))))
+            self.packed.to(probe.device, next(iter(check_tokens("tokens", self._tokens))))
             self._device, self._on_cpu = probe.device, False
         elif (probe.dtype, probe.device) != (self.dtype, self._device):
             # A weight of its own: copies of the layer may stay where they are.

@@ -47,7 +47,7 @@ def placed(device: torch.device, pattern: tuple[Any, ...], block_rows: int, bloc
     rows, cols = pattern[0], pattern[1]
     key = (
         rows.untyped_storage()._cdata, rows.storage_offset(), cols.untyped_storage()._cdata, cols.storage_offset(),
-        device.index, cols.shape[0], pattern[5], pattern[6], block_rows, block_cols,
+        device.index, cols.numel(), pattern[5], pattern[6], block_rows, block_cols,
     )  # fmt: skip
     known = _known.get(key)
     if known is not None and known.versions == _versions(rows, cols):

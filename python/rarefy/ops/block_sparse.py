@@ -104,8 +104,10 @@ def _aligned(tensor: Tensor) -> Tensor:
 
 @on_its_device
 def _multiply_cuda(x: Tensor, values: Tensor, pattern: tuple[Any, ...], bias: Tensor | None, transposed: bool) -> Tensor:
-    known = placed(x.device, pattern, *_block_shape(values))
-    dtype = x.dtype
+    shape, dtype = values.shape, x.dtype
+    if len(shape) != 3:
+        fail("values", "[blocks, block rows, block columns]", describe(values))
+    known = placed(x.device, pattern, shape[1], shape[2])
     if not known.has_kernels or dtype not in _HALVES or values.dtype is not dtype:
         return block_dense.multiply(x, values, pattern, bias, transposed)
     out = empty_rows(x, pattern[6] if transposed else pattern[5])
@@ -114,12 +116,6 @@ def _multiply_cuda(x: Tensor, values: Tensor, pattern: tuple[Any, ...], bias: Te
     if not known.blocks.linear(x, values, bias, transposed, out):
         known.blocks.linear(_aligned(x), _aligned(values), bias, transposed, out)
     return out
-
-
-def _block_shape(values: Tensor) -> tuple[int, int]:
-    if values.dim() != 3:
-        fail("values", "[blocks, block rows, block columns]", describe(values))
-    return values.shape[1], values.shape[2]
 
 
 def _linear_cuda(x: Tensor, values: Tensor, *rest: Any) -> Tensor:

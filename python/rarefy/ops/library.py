@@ -84,7 +84,7 @@ def on_its_device(kernel: Any) -> Any:
 
     @functools.wraps(kernel)
     def run(x: Tensor, *rest: Any, **named: Any) -> Tensor:
-        if x.device.index == torch.cuda.current_device():
+        if x.get_device() == torch.cuda.current_device():
             return kernel(x, *rest, **named)
         with torch.cuda.device(x.device):
             return kernel(x, *rest, **named)

@@ -108,7 +108,10 @@ class CudaLinear final : public DeviceLinear {
     }
   }
 
-  [[nodiscard]] std::uintptr_t dense() const override { return dense_.address(); }
+  [[nodiscard]] std::uintptr_t dense() const override {
+    device_->bind();  // For the caller's product: autograd's threads begin without a context.
+    return dense_.address();
+  }
 
   void expand(void* handle, std::uintptr_t dense) const override {
     const cuda::Stream stream = borrow(handle);
