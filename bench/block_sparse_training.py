@@ -4,9 +4,9 @@
     python bench/block_sparse_training.py --device cuda --save bench/results/<gpu>/block_sparse_training.csv
 
 They take turns in the same run, after the answers have been compared. `linear` is one layer, whose backward gives the
-gradients of inputs and weight; `ffn` is Llama's down(silu(gate(x))·up(x)). On a GPU (by default the FFN of Llama-7B, 4096
-tokens) torch.compile of either joins, the rival is the faster of the dense two, and memory is that of weights, gradients and
-Adam's moments. Needs torch and the package of this tree.
+gradients of inputs and weight; `ffn` is Llama's down(silu(gate(x))·up(x)), `stacked` that with gate and up in one layer. On a
+GPU (by default the FFN of Llama-7B, 4096 tokens) torch.compile of either joins, the rival is the faster of the dense two, and
+memory is that of weights, gradients and Adam's moments. Needs torch and the package of this tree.
 """
 
 from __future__ import annotations
@@ -37,6 +37,18 @@ class Ffn(nn.Module):
         return self.down(nn.functional.silu(self.gate(x)) * self.up(x))
 
 
+class StackedFfn(nn.Module):
+    """The same with gate and up in one weight: x is read, and its gradient written, once."""
+
+    def __init__(self, gate_up: nn.Module, down: nn.Module):
+        super().__init__()
+        self.gate_up, self.down = gate_up, down
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, up = self.gate_up(x).chunk(2, dim=-1)
+        return self.down(nn.functional.silu(gate) * up)
+
+
 def layers(inputs: int, outputs: int, dtype: torch.dtype, density: float, block: tuple[int, int]) -> tuple[nn.Module, nn.Module]:
     """A dense layer, zero outside of random blocks, and the same block-sparse."""
     sparse = rarefy.BlockSparseLinear(inputs, outputs, False, density, block, dtype=dtype)
@@ -50,9 +62,10 @@ def make(case: str, features: tuple[int, int], *rest: object) -> tuple[nn.Module
     inputs, outputs = features
     if case == "linear":
         return layers(inputs, outputs, *rest)
-    pairs = [layers(inputs, outputs, *rest), layers(inputs, outputs, *rest), layers(outputs, inputs, *rest)]
+    kind, sides = (Ffn, [outputs, outputs]) if case == "ffn" else (StackedFfn, [2 * outputs])
+    pairs = [*(layers(inputs, side, *rest) for side in sides), layers(outputs, inputs, *rest)]
     dense, sparse = zip(*pairs, strict=True)
-    return Ffn(*dense), Ffn(*sparse)
+    return kind(*dense), kind(*sparse)
 
 
 def step(model: nn.Module, x: Tensor, grad: Tensor) -> tuple[float, float, Tensor]:
@@ -143,7 +156,7 @@ def compare(case: str, tokens: int, dtype: str, density: float, block: tuple[int
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--cases", nargs="+", choices=["linear", "ffn"])
+    parser.add_argument("--cases", nargs="+", choices=["linear", "ffn", "stacked"])
     parser.add_argument("--tokens", nargs="+", type=int)
     parser.add_argument("--features", nargs=2, type=int, default=[4096, 11008], metavar=("INPUTS", "OUTPUTS"))
     parser.add_argument("--blocks", nargs="+", help="such as 32x32 16x32")
