@@ -17,14 +17,3 @@ __device__ __forceinline__ void copy_box(u32 to, const TensorMap& map, int x, in
       "l"(&map), "r"(x), "r"(y), "r"(barrier)
       : "memory");
 }
-
-/// The same to each block of the cluster whose bit of `blocks` is set, at the same place, arriving
-/// on the barrier at the same place.
-__device__ __forceinline__ void copy_box_to(u32 to, const TensorMap& map, int x, int y, u32 barrier,
-                                            u32 blocks) {
-  asm volatile(
-      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes"
-      ".multicast::cluster [%0], [%1, {%2, %3}], [%4], %5;" ::"r"(to),
-      "l"(&map), "r"(x), "r"(y), "r"(barrier), "h"(static_cast<u16>(blocks))
-      : "memory");
-}

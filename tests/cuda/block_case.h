@@ -15,7 +15,7 @@
 
 namespace rarefy::gpu {
 
-enum class Stored { kSome, kEmptyRows, kAll, kNone, kOneColumn };
+enum class Stored { kSome, kEmptyRows, kAll, kNone, kOneColumn, kTurns };
 
 /// One problem with its operands as they lie in memory, its results not yet written (NaN).
 class BlockCase {
@@ -82,6 +82,9 @@ class BlockCase {
 
   void make_pattern(Stored stored) {
     const std::int64_t rows = p.rows / p.block_rows, cols = p.cols / p.block_cols;
+    // Strips that have nothing for longer than any ring, in turn with their neighbours.
+    constexpr std::int64_t kTurn = 9;
+    const std::int64_t across = p.transposed() ? kTurn : 1, along = p.transposed() ? 1 : kTurn;
     std::bernoulli_distribution keep(p.density);
     row_offsets_.push_back(0);
     for (std::int64_t r = 0; r < rows; ++r) {
@@ -89,7 +92,8 @@ class BlockCase {
         const bool some = keep(random_);
         if (stored == Stored::kAll || (stored == Stored::kSome && some) ||
             (stored == Stored::kEmptyRows && some && r % 2 == 1) ||
-            (stored == Stored::kOneColumn && c == cols - 1))
+            (stored == Stored::kOneColumn && c == cols - 1) ||
+            (stored == Stored::kTurns && r / across % 2 == c / along % 2))
           col_indices_.push_back(static_cast<std::int32_t>(c));
       }
       row_offsets_.push_back(static_cast<std::int32_t>(col_indices_.size()));

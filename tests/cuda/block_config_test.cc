@@ -71,7 +71,7 @@ std::map<std::pair<std::int64_t, std::int64_t>, int> visited(const BlockCase& c,
         const int bit = std::countr_zero(mask);
         const std::int64_t out = steps.strips[group * static_cast<std::size_t>(strips) +
                                               static_cast<std::size_t>(bit / piece.across())];
-        const std::int64_t in = (step.where & 0xffff) * kSlab + bit % piece.across() * piece.in;
+        const std::int64_t in = std::int64_t{step.slab} * kSlab + bit % piece.across() * piece.in;
         ++found[{out, in}];
         // Where the piece says it lies must be in a block of that place.
         const std::int64_t row = steps.pieces[piece_at] >> 1, block = row / c.p.block_rows;
@@ -101,46 +101,11 @@ TEST(BlockSteps, VisitEveryStoredPieceOnce) {
                          .tokens = 1},
                         Stored::kSome);
       const PieceShape piece = c.p.piece();
-      for (const int cluster : {1, 2, 8}) {
-        const StepShape shape{.transposed = transposed,
-                              .features = 128,
-                              .cluster = cluster,
-                              .most_pieces = 2,
-                              .slots = 4};
-        const auto found = visited(c, shape);
-        EXPECT_EQ(std::ssize(found) * piece.out * piece.in, std::ssize(c.values));
-        for (const auto& [place, times] : found) EXPECT_EQ(times, 1);
-      }
+      const StepShape shape{.transposed = transposed, .features = 128, .most_pieces = 2};
+      const auto found = visited(c, shape);
+      EXPECT_EQ(std::ssize(found) * piece.out * piece.in, std::ssize(c.values));
+      for (const auto& [place, times] : found) EXPECT_EQ(times, 1);
     }
-}
-
-// Blocks of a cluster wait for nobody but whom they share slabs with; who brings what agrees with
-// who needs it.
-TEST(BlockSteps, ErrandsServeTheStepsOfACluster) {
-  const BlockCase c({.rows = 2048, .cols = 2048, .density = 0.2, .tokens = 1}, Stored::kSome);
-  const StepShape shape{.features = 128, .cluster = 4, .most_pieces = 2, .slots = 5};
-  const Steps steps = make_steps(c.pattern, shape);
-  for (std::int64_t set = 0; set < steps.sets; ++set) {
-    std::multiset<std::tuple<unsigned, unsigned, unsigned, unsigned>> needed, brought;
-    for (unsigned rank = 0; rank < 4; ++rank) {
-      const auto group = static_cast<std::size_t>(set) * 4 + rank;
-      for (std::uint32_t s = steps.step_begin[group]; s < steps.step_begin[group + 1]; ++s) {
-        const std::uint32_t where = steps.steps[s].where;
-        needed.insert({where & 0xffff, where >> 16 & 0xff, where >> 24, rank});
-        EXPECT_LT(where >> 16 & 0xff, 5U);
-      }
-      for (std::uint32_t e = steps.errand_begin[group]; e < steps.errand_begin[group + 1]; ++e) {
-        const std::uint32_t where = steps.errands[e];
-        EXPECT_NE(where >> 24, 0U);
-        for (unsigned needer = 0; needer < 4; ++needer)
-          if (where >> 24 >> needer & 1)
-            brought.insert({where & 0xffff, where >> 16 & 0xff, rank, needer});
-      }
-    }
-    EXPECT_EQ(needed, brought);
-  }
-  const Steps alone = make_steps(c.pattern, {.features = 128, .most_pieces = 2, .slots = 5});
-  EXPECT_LT(slabs_brought(steps, shape), slabs_brought(alone, {}));
 }
 
 TEST(BlockSteps, TilesAreHandedOutEvenly) {
@@ -154,15 +119,15 @@ TEST(BlockSteps, TilesAreHandedOutEvenly) {
   for (std::size_t w = 0; w < kWorkers; ++w) {
     double load = 0;
     for (std::uint32_t t = lists.begin[w]; t < lists.begin[w + 1]; ++t) {
-      EXPECT_TRUE(all.insert({lists.tiles[t].set, lists.tiles[t].tokens}).second);
-      load += steps.costs[lists.tiles[t].set];
+      EXPECT_TRUE(all.insert({lists.tiles[t].group, lists.tiles[t].tokens}).second);
+      load += steps.costs[lists.tiles[t].group];
     }
     most = std::max(most, load);
     sum += load;
   }
-  EXPECT_EQ(std::ssize(all), kTokenTiles * steps.sets);
+  EXPECT_EQ(std::ssize(all), kTokenTiles * std::ssize(steps.costs));
   // 512 tiles on 132 workers are four rounds, whatever one does.
-  EXPECT_LT(most, 1.03 * sum / (kTokenTiles * static_cast<double>(steps.sets)) * 4);
+  EXPECT_LT(most, 1.03 * sum / (kTokenTiles * static_cast<double>(steps.costs.size())) * 4);
 }
 
 TEST(BlockSamples, TasksHoldEveryPieceOnce) {
@@ -194,14 +159,10 @@ TEST(BlockSamples, TasksHoldEveryPieceOnce) {
   }
 }
 
-// The estimates that docs/gpu-block-sparse.md shows: sharing slabs pays for big blocks.
-TEST(BlockConfig, EstimatesFavourClustersWhereActivationsAreTheMostBytes) {
+TEST(BlockConfig, NamesAreUniqueAndKernelsFit) {
   const BlockProblem problem{.rows = 4096, .cols = 14336, .density = 0.25, .tokens = 4096};
-  const std::vector<BlockConfig> configs = block_configs(problem, cuda::h100_facts());
-  EXPECT_EQ(configs.front().way, BlockWay::kFeatures);
-  EXPECT_GT(configs.front().cluster, 1);
   std::set<std::string> names;
-  for (const BlockConfig& config : configs) {
+  for (const BlockConfig& config : block_configs(problem, cuda::h100_facts())) {
     EXPECT_TRUE(names.insert(config.name(problem)).second) << config.name(problem);
     EXPECT_LE(config.shared_bytes(problem), 232448) << config.name(problem);
   }

@@ -103,10 +103,11 @@ TEST_F(BlocksOnDevice, RaggedTokensAndPatterns) {
                                            {Stored::kAll, 257},
                                            {Stored::kNone, 5},
                                            {Stored::kOneColumn, 64},
+                                           {Stored::kTurns, 70},
                                            {Stored::kSome, 31}}) {
         BlockCase c({.product = product,
                      .rows = 384,
-                     .cols = 640,
+                     .cols = 2560,
                      .block_rows = block,
                      .block_cols = block,
                      .density = 0.3,

@@ -1,5 +1,5 @@
 // The logic of the kernels of block-sparse products, run on the CPU (emulator/machine.h) against
-// the products in double: barriers, rings, clusters, swizzles, fragments, ragged tokens.
+// the products in double: barriers, rings, swizzles, fragments, ragged tokens.
 #include <gtest/gtest.h>
 
 #include <numeric>
@@ -54,12 +54,10 @@ void run_products(const BlockConfig& config, BlockCase& c, unsigned seed) {
   // Few workers, so that each has several tiles.
   const std::int64_t workers = mma ? 0 : 2;
   const TileLists lists = hand_out_tiles(steps, token_tiles, workers);
-  const emulator::Launch how{
-      .grid = static_cast<unsigned>(mma ? std::ssize(lists.tiles) : workers * config.cluster),
-      .threads = config.threads(),
-      .cluster = static_cast<unsigned>(config.cluster),
-      .shared_bytes = static_cast<std::size_t>(config.shared_bytes(p)),
-      .seed = seed};
+  const emulator::Launch how{.grid = static_cast<unsigned>(mma ? std::ssize(lists.tiles) : workers),
+                             .threads = config.threads(),
+                             .shared_bytes = static_cast<std::size_t>(config.shared_bytes(p)),
+                             .seed = seed};
   if (mma) {
     launch(*kernel, how, c.values.data(), c.b.data(), c.inputs(), static_cast<int>(c.inputs()),
            steps.steps.data(), steps.step_begin.data(), steps.pieces.data(), steps.strips.data(),
@@ -71,10 +69,9 @@ void run_products(const BlockConfig& config, BlockCase& c, unsigned seed) {
   launch(*kernel, how, Map(c.b, p.tokens, c.inputs(), config.tokens, kSlab),
          Map(c.values, c.pattern.blocks() * p.block_rows, p.block_cols,
              p.transposed() ? piece.in : piece.out, p.transposed() ? piece.out : piece.in),
-         steps.steps.data(), steps.step_begin.data(), steps.pieces.data(), steps.errands.data(),
-         steps.errand_begin.data(), steps.strips.data(), lists.tiles.data(), lists.begin.data(),
-         c.result.data(), c.outputs(), c.bias.data(), c.residual.data(), c.outputs(),
-         static_cast<int>(p.tokens));
+         steps.steps.data(), steps.step_begin.data(), steps.pieces.data(), steps.strips.data(),
+         lists.tiles.data(), lists.begin.data(), c.result.data(), c.outputs(), c.bias.data(),
+         c.residual.data(), c.outputs(), static_cast<int>(p.tokens));
 }
 
 void run_samples(const BlockConfig& config, BlockCase& c, unsigned seed) {
@@ -86,7 +83,6 @@ void run_samples(const BlockConfig& config, BlockCase& c, unsigned seed) {
   const bool mma = config.way == BlockWay::kMma;
   const emulator::Launch how{.grid = static_cast<unsigned>(mma ? count : std::min(2, count)),
                              .threads = config.threads(),
-                             .cluster = 1,
                              .shared_bytes = static_cast<std::size_t>(config.shared_bytes(p)),
                              .seed = seed};
   if (mma) {
@@ -118,21 +114,20 @@ BlockConfig mma(int features, int tokens, int most_pieces, int stages) {
           .most_pieces = most_pieces,
           .stages = stages};
 }
-BlockConfig features(int tokens, int cluster, int most_pieces, int stages) {
+BlockConfig features(int tokens, int most_pieces, int stages) {
   return {.way = BlockWay::kFeatures,
           .features = 128,
           .tokens = tokens,
           .warps = 8,
-          .cluster = cluster,
           .most_pieces = most_pieces,
           .stages = stages};
 }
-BlockConfig tokens(int features, int tokens, int cluster, int most_pieces, int stages) {
+BlockConfig tokens(int features, int tokens, int parts, int most_pieces, int stages) {
   return {.way = BlockWay::kTokens,
           .features = features,
           .tokens = tokens,
-          .warps = 8,
-          .cluster = cluster,
+          .warps = 8 * parts,
+          .parts = parts,
           .most_pieces = most_pieces,
           .stages = stages};
 }
@@ -145,13 +140,13 @@ const Shape kShapes[] = {
     {kForward, 64, 64, mma(128, 128, 2, 3), DType::kBF16, true},
     {kTransposed, 16, 32, mma(64, 64, 8, 3), DType::kF16},
     {kTransposed, 128, 64, mma(64, 64, 1, 3)},
-    {kForward, 64, 64, features(64, 1, 2, 3), DType::kBF16, true},
-    {kForward, 64, 32, features(64, 2, 2, 3), DType::kF16},
-    {kForward, 128, 128, features(96, 4, 2, 3)},
-    {kTransposed, 64, 64, features(64, 2, 2, 3), DType::kBF16, true},
-    {kTransposed, 32, 64, features(64, 1, 4, 3)},
+    {kForward, 64, 64, features(64, 2, 3), DType::kBF16, true},
+    {kForward, 64, 32, features(64, 2, 3), DType::kF16},
+    {kForward, 128, 128, features(96, 2, 3)},
+    {kTransposed, 64, 64, features(64, 2, 3), DType::kBF16, true},
+    {kTransposed, 32, 64, features(64, 4, 3)},
     {kForward, 16, 16, tokens(64, 128, 1, 8, 3), DType::kBF16, true},
-    {kTransposed, 32, 16, tokens(64, 128, 4, 4, 4)},
+    {kTransposed, 32, 16, tokens(64, 128, 2, 4, 4)},
     {kSamples, 16, 16, samples(BlockWay::kMma, 4, 8, {8, 24, 32}, 2)},
     {kSamples, 32, 16, samples(BlockWay::kMma, 4, 8, {4, 12, 32}, 3), DType::kF16},
     {kSamples, 64, 64, samples(BlockWay::kFeatures, 8, 1, {1, 8, 8}, 3)},
@@ -170,7 +165,7 @@ TEST_P(BlockEmulated, IsTheProduct) {
     int tokens;
   };
   // Tokens: none of them, or all, fill a tile; one, and one more than a tile.
-  std::vector<Run> runs{{Stored::kSome, 150}, {Stored::kNone, 3}};
+  std::vector<Run> runs{{Stored::kSome, 150}, {Stored::kTurns, 9}, {Stored::kNone, 3}};
 #if !defined(__SANITIZE_ADDRESS__)
   runs.insert(runs.end(), {{Stored::kEmptyRows, 1}, {Stored::kAll, 65}, {Stored::kOneColumn, 64}});
 #endif
@@ -187,6 +182,11 @@ TEST_P(BlockEmulated, IsTheProduct) {
     if (shape.whole) {
       problem.activation = Activation::kSilu;
       problem.bias = problem.residual = true;
+    }
+    if (stored == Stored::kTurns) {
+      constexpr std::int64_t kBlocks = 27;
+      (problem.transposed() ? problem.rows : problem.cols) =
+          kBlocks * (problem.transposed() ? shape.rows : shape.columns);
     }
     BlockCase c(problem, stored, static_cast<unsigned>(tokens));
     const std::string name = shape.config.name(problem);

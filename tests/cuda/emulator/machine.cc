@@ -74,32 +74,25 @@ void Machine::run(const Launch& launch, const std::function<void()>& body) {
   launch_ = launch;
   body_ = &body;
   random_.seed(launch.seed);
-  if (launch.grid % launch.cluster != 0) fail("a grid of whole clusters is expected");
-  for (unsigned first = 0; first < launch.grid; first += launch.cluster) run_cluster(first, body);
+  for (unsigned index = 0; index < launch.grid; ++index) run_block(index);
 }
 
-void Machine::run_cluster(unsigned first, const std::function<void()>&) {
-  blocks_.clear();
+void Machine::run_block(unsigned index) {
   threads_.clear();
   engine_.clear();
   error_.clear();
-  cluster_meeting_ = {};
-  for (unsigned rank = 0; rank < launch_.cluster; ++rank) {
-    auto block = std::make_unique<Block>();
-    block->index = first + rank;
-    block->rank = rank;
-    block->size = launch_.shared_bytes;
-    block->storage.assign(launch_.shared_bytes, 0xFF);
-    block->warps.resize((launch_.threads + 31) / 32);
-    for (unsigned i = 0; i < launch_.threads; ++i) {
-      auto thread = std::make_unique<Thread>();
-      thread->block = block.get();
-      thread->index = i;
-      thread->stack = std::make_unique_for_overwrite<std::uint8_t[]>(kStack);
-      prepare(*thread, &Machine::enter);
-      threads_.push_back(std::move(thread));
-    }
-    blocks_.push_back(std::move(block));
+  Block block;
+  block.index = index;
+  block.size = launch_.shared_bytes;
+  block.storage.assign(launch_.shared_bytes, 0xFF);
+  block.warps.resize((launch_.threads + 31) / 32);
+  for (unsigned i = 0; i < launch_.threads; ++i) {
+    auto thread = std::make_unique<Thread>();
+    thread->block = &block;
+    thread->index = i;
+    thread->stack = std::make_unique_for_overwrite<std::uint8_t[]>(kStack);
+    prepare(*thread, &Machine::enter);
+    threads_.push_back(std::move(thread));
   }
   std::vector<Thread*> left;
   for (const auto& thread : threads_) left.push_back(thread.get());
@@ -127,9 +120,8 @@ void Machine::run_cluster(unsigned first, const std::function<void()>&) {
     if (!moved) fail("deadlock: " + std::to_string(left.size()) + " threads wait for ever");
   }
   if (!engine_.empty()) fail("copies were on their way when the kernel ended");
-  for (const auto& block : blocks_)
-    for (const auto& [address, barrier] : block->barriers)
-      if (barrier.bytes != 0) fail("bytes were awaited when the kernel ended");
+  for (const auto& [address, barrier] : block.barriers)
+    if (barrier.bytes != 0) fail("bytes were awaited when the kernel ended");
 }
 
 namespace {

@@ -29,7 +29,7 @@ struct Dim {
 };
 
 struct Launch {
-  unsigned grid = 1, threads = 1, cluster = 1;
+  unsigned grid = 1, threads = 1;
   std::size_t shared_bytes = 0;
   unsigned seed = 1;
 };
@@ -70,7 +70,7 @@ struct Warp {
 
 struct Block {
   static constexpr std::uint32_t kBase = 1024;  ///< Address of dynamic shared memory.
-  unsigned index = 0, rank = 0;
+  unsigned index = 0;
   std::size_t size = 0;
   std::vector<std::uint8_t> storage;
   std::map<std::uint32_t, Barrier> barriers;
@@ -104,14 +104,13 @@ struct Thread {
 
 class Machine {
  public:
-  /// Runs `body` in every thread of the grid, cluster after cluster. Throws std::runtime_error for
+  /// Runs `body` in every thread of the grid, block after block. Throws std::runtime_error for
   /// a deadlock, an access outside of shared memory, or a barrier that is misused.
   void run(const Launch& launch, const std::function<void()>& body);
 
   static Machine& get();
   Thread& now() { return *now_; }
   [[nodiscard]] const Launch& launch() const { return launch_; }
-  Block& block(unsigned rank) { return *blocks_[rank]; }
 
   /// Lets others run until `ready()`.
   template <class Ready>
@@ -141,22 +140,19 @@ class Machine {
 
   /// `count` threads come together.
   void meet(Meeting& meeting, unsigned count);
-  Meeting& cluster_meeting() { return cluster_meeting_; }
 
   /// Some time, `copy` happens.
   void later(std::function<void()> copy) { engine_.push_back(std::move(copy)); }
 
  private:
   void suspend();
-  void run_cluster(unsigned first, const std::function<void()>& body);
+  void run_block(unsigned index);
   static void enter();
 
   Launch launch_;
-  std::vector<std::unique_ptr<Block>> blocks_;
   std::vector<std::unique_ptr<Thread>> threads_;
   Thread* now_ = nullptr;
   ucontext_t scheduler_{};
-  Meeting cluster_meeting_;
   std::deque<std::function<void()>> engine_;
   const std::function<void()>* body_ = nullptr;
   std::string error_;

@@ -16,7 +16,6 @@
 #define blockIdx (::emulator::Dim{::emulator::Machine::get().now().block->index, 0, 0})
 #define gridDim (::emulator::Dim{::emulator::Machine::get().launch().grid, 1, 1})
 
-#include "cuda/cluster.cuh"
 #include "cuda/number.cuh"
 #include "cuda/shared_barrier.cuh"
 #include "cuda/shared_words.cuh"
@@ -33,6 +32,9 @@ struct float4 {
 
 inline int __popc(u32 x) {
   return __builtin_popcount(x);
+}
+inline int __popcll(u64 x) {
+  return __builtin_popcountll(x);
 }
 inline int __ffs(u32 x) {
   return __builtin_ffs(static_cast<int>(x));

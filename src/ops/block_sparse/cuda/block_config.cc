@@ -9,7 +9,6 @@
 #include "cuda/device_text.h"
 #include "ops/block_sparse/cuda/warpgroup_text.h"
 #include "ops/spmm/cuda/epilogue.h"
-#include "ops/spmm/cuda/row_groups.h"
 
 namespace rarefy::gpu {
 namespace {
@@ -64,31 +63,22 @@ void add_products(const BlockProblem& problem, const cuda::DeviceFacts& device,
   for (const auto& [features, tokens, warps] : kMmaShapes)
     add({.way = BlockWay::kMma, .features = features, .tokens = tokens, .warps = warps}, 2, 3);
   if (!hopper) return;
-  constexpr int kClusters[] = {1, 2, 4, 8};
-  for (const int cluster : kClusters) {
-    if (piece.out == 64) {
-      for (const int tokens : {64, 128, 192, 256})
-        add({.way = BlockWay::kFeatures,
-             .features = 128,
-             .tokens = tokens,
-             .warps = 2 * kWgmmaGroup,
-             .cluster = cluster},
-            3, kMostStages);
-      add({.way = BlockWay::kFeatures,
-           .features = 256,
-           .tokens = 128,
-           .warps = 4 * kWgmmaGroup,
-           .cluster = cluster},
+  if (piece.out == 64) {
+    for (const int tokens : {64, 128, 192, 256})
+      add({.way = BlockWay::kFeatures, .features = 128, .tokens = tokens, .warps = 2 * kWgmmaGroup},
           3, kMostStages);
-    }
-    for (const auto& [features, tokens] : {std::pair{128, 256}, {256, 128}, {128, 128}})
-      add({.way = BlockWay::kTokens,
-           .features = features,
-           .tokens = tokens,
-           .warps = 2 * kWgmmaGroup,
-           .cluster = cluster},
-          3, kMostStages);
+    add({.way = BlockWay::kFeatures, .features = 256, .tokens = 128, .warps = 4 * kWgmmaGroup}, 3,
+        kMostStages);
   }
+  constexpr int kTokenShapes[][4] = {
+      {128, 256, 2, 1}, {256, 128, 2, 1}, {128, 128, 2, 1}, {128, 256, 4, 1}, {256, 128, 4, 2}};
+  for (const auto& [features, tokens, groups, parts] : kTokenShapes)
+    add({.way = BlockWay::kTokens,
+         .features = features,
+         .tokens = tokens,
+         .warps = groups * kWgmmaGroup,
+         .parts = parts},
+        3, kMostStages);
 }
 
 void add_samples(const BlockProblem& problem, const cuda::DeviceFacts& device,
@@ -177,8 +167,8 @@ std::string BlockConfig::name(const BlockProblem& problem) const {
     return name + fmt::format(".w{}.r{}.q{}.p{}.s{}", warps, task.row_strips, task.column_strips,
                               task.pieces, stages);
   constexpr const char* kActivations[] = {"", ".relu", ".gelu", ".silu"};
-  name += fmt::format(".f{}.t{}.w{}.c{}.p{}.s{}{}", features, tokens, warps, cluster, most_pieces,
-                      stages, kActivations[static_cast<int>(problem.activation)]);
+  name += fmt::format(".f{}.t{}.w{}.p{}.s{}{}", features, tokens, warps, most_pieces, stages,
+                      kActivations[static_cast<int>(problem.activation)]);
   if (problem.bias) name += ".bias";
   if (problem.residual) name += ".residual";
   return name;
@@ -203,11 +193,7 @@ unsigned BlockConfig::threads() const {
 }
 
 StepShape BlockConfig::steps(const BlockProblem& problem) const {
-  return {.transposed = problem.transposed(),
-          .features = features,
-          .cluster = cluster,
-          .most_pieces = most_pieces,
-          .slots = stages};
+  return {.transposed = problem.transposed(), .features = features, .most_pieces = most_pieces};
 }
 
 std::int64_t BlockConfig::shared_bytes(const BlockProblem& problem) const {
@@ -222,8 +208,7 @@ std::int64_t BlockConfig::shared_bytes(const BlockProblem& problem) const {
   const std::int64_t stage =
       slab_bytes(tokens) + round_up(most_pieces * piece_bytes(piece), kAlign);
   if (way == BlockWay::kMma) return stages * stage;
-  const std::int64_t barriers = (2 + (cluster > 1 ? cluster : 0)) * kBarrier;
-  const std::int64_t ring = stages * (stage + barriers);
+  const std::int64_t ring = stages * (stage + 2 * kBarrier);
   if (way == BlockWay::kTokens) return ring;
   return round_up(ring, 128) + std::int64_t{warps} / kWgmmaGroup * kTurnedBytes;
 }
@@ -270,13 +255,12 @@ cuda::Source BlockConfig::source(const BlockProblem& problem) const {
       source.text = text("products_mma.cu");
       break;
     case BlockWay::kFeatures:
-      define("CLUSTER", cluster);
       source.text = warpgroup_text({tokens, problem.dtype, problem.transposed(), false}) +
                     text("products_features.cu");
       break;
     default:
-      define("CLUSTER", cluster);
       define("GROUPS", warps / kWgmmaGroup);
+      define("PARTS", parts);
       source.text = warpgroup_text({.columns = piece.out,
                                     .dtype = problem.dtype,
                                     .transposed_b = problem.transposed(),
@@ -288,10 +272,11 @@ cuda::Source BlockConfig::source(const BlockProblem& problem) const {
 
 double BlockConfig::estimate_us(const BlockProblem& problem,
                                 const cuda::DeviceFacts& device) const {
-  // Per multiprocessor and clock: products, bytes of shared memory, bytes from L2.
-  constexpr double kShared = 128, kFromL2 = 24;
-  const double wgmma_rate = device.major == 9 ? 2048 : 1024;
-  const double mma_rate = device.major == 9 ? 0.62 * 2048 : 1024;
+  // Per multiprocessor and clock: products, bytes of shared memory, bytes from L2. Rates of
+  // mma.sync and of L2 are what kernels here have reached on an H100.
+  constexpr double kShared = 128, kFromL2 = 34;
+  const double wgmma_rate = 2048;
+  const double mma_rate = device.major == 9 ? 0.35 * 2048 : 0.7 * 1024;
   const double rate = way == BlockWay::kMma ? mma_rate : wgmma_rate;
   const PieceShape piece = problem.piece();
   const double d = problem.density, n = static_cast<double>(problem.tokens);
@@ -325,33 +310,33 @@ double BlockConfig::estimate_us(const BlockProblem& problem,
   const double independent =
       std::max(1.0, static_cast<double>(features) / out_block) * piece.across();
   const double used = 1 - std::pow(1 - d, independent);
-  const double shared_used = 1 - std::pow(1 - d, independent * cluster);
   const double groups = std::ceil(outputs / features), token_tiles = std::ceil(n / tokens);
   // Of a slab, in a block of the grid.
   const double products = d * features * tokens * kSlab;
   const double slab = static_cast<double>(slab_bytes(tokens)), weights = d * features * kSlab * 2;
   const double pieces = d * features / piece.out * piece.across();
-  double read = 0;
+  // Every piece is a branch, and what it multiplies waits for what came before it: clocks of that,
+  // as measured (docs/gpu-block-sparse.md).
+  double read = 0, branches = 0;
   switch (way) {
     case BlockWay::kMma:
       read = used * slab + weights * warps;
+      branches = pieces * (100 + piece.out * piece.in / 256.0 * 80 * tokens / 128);
       break;
     case BlockWay::kFeatures:
       read = pieces * (piece.in / 16.0) * (2048 + 32.0 * tokens);
       break;
     default:
       read = used * slab + pieces * (piece.in / 16.0) * (tokens / 64.0) * 32.0 * piece.out;
+      branches = pieces / parts *
+                 (150 + piece.in / 16.0 * (tokens * parts * 4.0 / (64 * warps)) * 2 * piece.out);
   }
-  const double l2 = shared_used * slab / cluster + weights;
+  const double l2 = used * slab + weights;
   constexpr double kStep = 60;  // Clocks of handing over.
-  const double slab_clocks =
-      std::max({products / rate, (used * slab + weights + read) / kShared, l2 / kFromL2}) +
-      used * kStep;
-  const double workers =
-      cluster == 1
-          ? multiprocessors
-          : static_cast<double>(resident_clusters(device.multiprocessors, cluster)) * cluster;
-  const double rounds = std::ceil(groups * token_tiles / workers);
+  const double slab_clocks = std::max({products / rate, (used * slab + weights + read) / kShared,
+                                       l2 / kFromL2, branches}) +
+                             used * kStep;
+  const double rounds = std::ceil(groups * token_tiles / multiprocessors);
   const double tile_clocks = slab_clocks * std::ceil(inputs / kSlab) + features * tokens / 16.0;
   return kStart + rounds * tile_clocks / clocks_a_us;
 }

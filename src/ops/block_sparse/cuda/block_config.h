@@ -53,13 +53,14 @@ struct BlockConfig {
   // Products.
   int features = 128, tokens = 128;  ///< Of a tile.
   int warps = 4;                     ///< That multiply.
-  int cluster = 1, most_pieces = 2;
+  int parts = 1;                     ///< Of a tile's features, kTokens: one a warpgroup.
+  int most_pieces = 2;
   // Samples.
   TaskShape task;
   int slots = 1;  ///< Pieces of a warp.
   int stages = 2;
 
-  /// "forward.features.f128.t256.c4.s4.p2"
+  /// "forward.features.64x64.bf16.f128.t256.w8.p2.s4"
   [[nodiscard]] std::string name(const BlockProblem& problem) const;
   [[nodiscard]] cuda::Source source(const BlockProblem& problem) const;
   [[nodiscard]] const char* kernel(const BlockProblem& problem) const;

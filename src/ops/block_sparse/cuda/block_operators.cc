@@ -4,7 +4,6 @@
 
 #include "base/check.h"
 #include "cuda/tensor_map.h"
-#include "ops/spmm/cuda/row_groups.h"
 
 namespace rarefy::gpu {
 namespace {
@@ -55,15 +54,10 @@ BlockProducts::BlockProducts(const BlockProblem& problem, const BlockConfig& con
   step_list_ = upload_all(stream, steps_.steps);
   step_begin_ = upload_all(stream, steps_.step_begin);
   pieces_ = upload_all(stream, steps_.pieces);
-  errands_ = upload_all(stream, steps_.errands);
-  errand_begin_ = upload_all(stream, steps_.errand_begin);
   strips_ = upload_all(stream, steps_.strips);
   stream.synchronize();
-  const int multiprocessors = stream.device().facts().multiprocessors;
-  if (config.way != BlockWay::kMma)
-    workers_ =
-        config.cluster == 1 ? multiprocessors : resident_clusters(multiprocessors, config.cluster);
-  steps_ = {.sets = steps_.sets, .costs = std::move(steps_.costs)};
+  if (config.way != BlockWay::kMma) workers_ = stream.device().facts().multiprocessors;
+  steps_ = {.costs = std::move(steps_.costs)};
 }
 
 const BlockProducts::Lists& BlockProducts::lists_for(const cuda::Stream& stream,
@@ -98,8 +92,7 @@ void BlockProducts::enqueue(const cuda::Stream& stream, const BlockProductOperan
   const Lists& lists = lists_for(stream, o.tokens);
   const int tokens = static_cast<int>(o.tokens);
   cuda::Launch how{.threads = config_.threads(),
-                   .shared_bytes = static_cast<std::size_t>(config_.shared_bytes(problem_)),
-                   .cluster = static_cast<unsigned>(config_.cluster)};
+                   .shared_bytes = static_cast<std::size_t>(config_.shared_bytes(problem_))};
   if (config_.way == BlockWay::kMma) {
     how.grid.x = static_cast<unsigned>(lists.tiles.size() / sizeof(Tile));
     kernel_.launch(stream, how, o.values, o.b, o.b_stride, static_cast<int>(inputs),
@@ -109,7 +102,7 @@ void BlockProducts::enqueue(const cuda::Stream& stream, const BlockProductOperan
     return;
   }
   const PieceShape piece = problem_.piece();
-  how.grid.x = static_cast<unsigned>(workers_ * config_.cluster);
+  how.grid.x = static_cast<unsigned>(workers_);
   const cuda::TensorMap x_map = map_of(o.b, o.tokens, inputs, o.b_stride, config_.tokens, kSlab);
   const cuda::TensorMap value_map =
       blocks_ == 0 ? x_map
@@ -117,14 +110,12 @@ void BlockProducts::enqueue(const cuda::Stream& stream, const BlockProductOperan
                             problem_.block_cols, problem_.transposed() ? piece.in : piece.out,
                             problem_.transposed() ? piece.out : piece.in);
   kernel_.launch(stream, how, x_map, value_map, step_list_.address(), step_begin_.address(),
-                 pieces_.address(), errands_.address(), errand_begin_.address(), strips_.address(),
-                 lists.tiles.address(), lists.begin.address(), o.c, o.c_stride, o.bias, o.residual,
-                 o.residual_stride, tokens);
+                 pieces_.address(), strips_.address(), lists.tiles.address(), lists.begin.address(),
+                 o.c, o.c_stride, o.bias, o.residual, o.residual_stride, tokens);
 }
 
 std::size_t BlockProducts::bytes() const {
-  return step_list_.size() + step_begin_.size() + pieces_.size() + errands_.size() +
-         errand_begin_.size() + strips_.size();
+  return step_list_.size() + step_begin_.size() + pieces_.size() + strips_.size();
 }
 
 BlockSamples::BlockSamples(const BlockProblem& problem, const BlockConfig& config,

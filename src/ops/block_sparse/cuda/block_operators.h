@@ -61,10 +61,10 @@ class BlockProducts {
   BlockProblem problem_;
   BlockConfig config_;
   std::int64_t blocks_;
-  std::int64_t workers_ = 0;  ///< Blocks of the grid, or clusters; 0: a block a tile.
-  Steps steps_;               ///< Sets and costs: their arrays are on the device.
+  std::int64_t workers_ = 0;  ///< Blocks of the grid; 0: a block a tile.
+  Steps steps_;               ///< Costs alone: the other arrays are on the device.
   cuda::Kernel kernel_;
-  cuda::DeviceBuffer step_list_, step_begin_, pieces_, errands_, errand_begin_, strips_;
+  cuda::DeviceBuffer step_list_, step_begin_, pieces_, strips_;
   mutable std::map<std::int64_t, Lists> lists_;  ///< By tiles of tokens.
 };
 

@@ -24,20 +24,17 @@ static_assert(FEATURES % OUT == 0 && kStrips * kAcross <= 64, "a bit for each pi
 static_assert(sizeof(X_TYPE) == 2);
 
 struct alignas(16) Step {
-  u32 where;       ///< slab | slot of the ring << 16 | block of the cluster that brings it << 24
+  u32 slab;
   u32 first;       ///< Of its pieces.
   u32 mask, more;  ///< Which: bit strip · kAcross + place along the slab.
 
-  __device__ __forceinline__ int slab() const { return where & 0xffff; }
-  __device__ __forceinline__ int slot() const { return where >> 16 & 0xff; }
-  __device__ __forceinline__ int bringer() const { return where >> 24; }
   __device__ __forceinline__ u64 pieces() const { return mask | static_cast<u64>(more) << 32; }
   __device__ __forceinline__ int count() const { return __popc(mask) + __popc(more); }
 };
 
-/// A tile of the result: a group (or as many as a cluster has blocks), and FEATURES × TOKENS of it.
+/// A tile of the result: a group, and FEATURES × TOKENS of it.
 struct Tile {
-  u32 set, tokens;
+  u32 group, tokens;
 };
 
 /// Where a piece begins among the values: row · 2 + (column / 64), rows of all blocks counted on.

@@ -3,14 +3,14 @@
 //
 // Each warpgroup owns a strip of 64 outputs and multiplies nothing but its own pieces,
 // m64nTOKENSk16, with all tokens of the tile: shared memory is read 2 KB + 32 · TOKENS bytes a
-// product. Blocks of the grid stay, and go through lists of tiles; clusters share slabs
-// (slab_ring.cuh).
+// product. Blocks of the grid stay, and go through lists of tiles (slab_ring.cuh).
 //
 // Constants: FEATURES (64 a warpgroup), TOKENS, OUT (64), IN, TRANSPOSED, MOST_PIECES, STAGES,
-// CLUSTER, X_TYPE (of all matrices) and those of epilogue.cuh. multiply() for the tile and the
+// X_TYPE (of all matrices) and those of epilogue.cuh. multiply() for the tile and the
 // dtype stands in front.
 #include "cuda/number.cuh"
 #include "cuda/operand.cuh"
+#include "cuda/register_shares.cuh"
 #include "cuda/warpgroup.cuh"
 #include "ops/block_sparse/cuda/results.cuh"
 #include "ops/block_sparse/cuda/slab_ring.cuh"
@@ -50,61 +50,60 @@ __device__ __forceinline__ void store_tile(const float (&sums)[kSums], u32 turne
 }
 
 // `strips`: the first output of each strip of each group, -1 for none. `tile_begin`: of each
-// cluster of the grid.
+// block of the grid.
 extern "C" __global__ void __launch_bounds__(kThreads, 1)
     block_products_features(const __grid_constant__ TensorMap x_map,
                             const __grid_constant__ TensorMap value_map, const Step* all_steps,
-                            const u32* step_begin, const u32* pieces, const Errand* errands,
-                            const u32* errand_begin, const i32* strips, const Tile* tiles,
-                            const u32* tile_begin, X* c, i64 c_stride, const float* bias,
-                            const X* residual, i64 residual_stride, int tokens) {
+                            const u32* step_begin, const u32* pieces, const i32* strips,
+                            const Tile* tiles, const u32* tile_begin, X* c, i64 c_stride,
+                            const float* bias, const X* residual, i64 residual_stride, int tokens) {
   const Ring ring{dynamic_shared()};
-  constexpr u32 kTurned =
-      (Ring::kBarriers + STAGES * (2 + (CLUSTER > 1 ? CLUSTER : 0)) * 8 + 127) / 128 * 128;
-  const u32 rank = CLUSTER > 1 ? cluster_rank() : 0;
-  open_ring(ring, kGroups * 4);
+  constexpr u32 kTurned = (Ring::kBytes + 127) / 128 * 128;
+  ring.open(kGroups * 4);
 
   const int group =
       __shfl_sync(~0u, threadIdx.x / 128, 0);  // The same in all lanes, and known to be.
   if (group == kGroups) {
-    give_registers<40>();
-    feed_ring(ring, x_map, value_map, all_steps, step_begin, pieces, errands, errand_begin, tiles,
-              tile_begin);
+    give_registers<RegisterShares<kGroups>::kFeeding>();
+    fill_ring(ring, x_map, value_map, all_steps, step_begin, pieces, tiles, tile_begin);
   } else {
-    take_registers<kGroups == 2 ? 232 : kGroups == 3 ? 152 : 112>();
+    take_registers<RegisterShares<kGroups>::kMultiplying>();
     const int lane = threadIdx.x % 32;
     const Results results{c, c_stride, bias, residual, residual_stride};
-    Phases full{0};
-    for (u32 t = tile_begin[blockIdx.x / CLUSTER]; t < tile_begin[blockIdx.x / CLUSTER + 1]; ++t) {
+    Turn turn{0, 0};
+    for (u32 t = tile_begin[blockIdx.x]; t < tile_begin[blockIdx.x + 1]; ++t) {
       const Tile tile = tiles[t];
-      const u32 of = tile.set * CLUSTER + rank;
       float sums[kSums];
 #pragma unroll
       for (int i = 0; i < kSums; ++i) sums[i] = 0;
       int before = -1, slot = 0;  // Slots of the products that may still run, and of the next.
-      const u32 end = step_begin[of + 1];
-      u32 s = step_begin[of];
+      const u32 end = step_begin[tile.group + 1];
+      u32 s = step_begin[tile.group];
       u32 left = 0, piece = 0;  // Pieces of this warpgroup's in the slot; the first of them.
       Step next = s < end ? all_steps[s] : Step{};
       // Nothing but products between two waits for them, or they would be waited for one by one: so
       // all that is conditional comes first.
       for (;;) {
-        int done = -1;
         while (left == 0 && s < end) {
-          if (done >= 0 && lane == 0) arrive(ring.empty(done));
-          slot = __shfl_sync(~0u, next.slot(), 0);
+          slot = turn.slot;
           const u32 mask = __shfl_sync(~0u, next.mask, 0);
           if (++s < end) next = all_steps[s];
-          wait_for(ring.full(slot), full.next(slot));
+          wait_for(ring.full(slot), turn.phase);
+          turn.next();
           left = mask >> (group * kAcross) & ((1u << kAcross) - 1);
           piece = ring.slot(slot) + kXBytes +
                   __popc(mask & ((1u << group * kAcross) - 1)) * kPieceBytes;
-          done = slot;
+          if (left != 0) break;
+          // Nothing of this warpgroup's. However many such steps follow, they get their slots: none
+          // is kept for products that end unwatched.
+          wait_for_products<0>();
+          if (lane == 0) {
+            if (before >= 0) arrive(ring.empty(before));
+            arrive(ring.empty(slot));
+          }
+          before = -1;
         }
-        if (left == 0) {
-          if (done >= 0 && lane == 0) arrive(ring.empty(done));
-          break;
-        }
+        if (left == 0) break;
         const u64 weights = describe<kPieceColumns * 2>(piece);
         const u64 activations = describe<128>(ring.slot(slot)) + (__ffs(left) - 1) * (IN / 16) * 2;
         begin_products();
@@ -121,12 +120,7 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
       wait_for_products<0>();
       if (before >= 0 && lane == 0) arrive(ring.empty(before));
       store_tile(sums, ring.base + kTurned + group * kTurnedBytes, group,
-                 strips[of * kStrips + group], tile.tokens * TOKENS, tokens, results);
+                 strips[tile.group * kStrips + group], tile.tokens * TOKENS, tokens, results);
     }
-  }
-  // Blocks of the cluster still arrive here, and have copies on their way.
-  if constexpr (CLUSTER > 1) {
-    __syncwarp();
-    cluster_sync();
   }
 }

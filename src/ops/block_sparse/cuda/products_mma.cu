@@ -39,8 +39,8 @@ extern "C" __global__ void __launch_bounds__(kThreads)
   const u32 base = dynamic_shared();
   const Tile tile = tiles[blockIdx.x];
   const int first_token = tile.tokens * TOKENS;
-  const Step* steps = all_steps + step_begin[tile.set];
-  const int count = step_begin[tile.set + 1] - step_begin[tile.set];
+  const Step* steps = all_steps + step_begin[tile.group];
+  const int count = step_begin[tile.group + 1] - step_begin[tile.group];
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
 
   const auto fetch = [&](int i) {
@@ -49,7 +49,7 @@ extern "C" __global__ void __launch_bounds__(kThreads)
 #pragma unroll
     for (int e = threadIdx.x; e < TOKENS * 8; e += kThreads) {
       const int row = e / 8, chunk = e % 8;
-      const int token = first_token + row, input = step.slab() * kSlab + chunk * 8;
+      const int token = first_token + row, input = static_cast<int>(step.slab) * kSlab + chunk * 8;
       const bool there = token < tokens && input < inputs;
       copy_16(at + swizzled<128>(row, chunk), there ? x + token * x_stride + input : x, there);
     }
@@ -112,7 +112,7 @@ extern "C" __global__ void __launch_bounds__(kThreads)
   const Results results{c, c_stride, bias, residual, residual_stride};
 #pragma unroll
   for (int s = 0; s < kStrips; ++s) {
-    const int feature = strips[tile.set * kStrips + s];
+    const int feature = strips[tile.group * kStrips + s];
     if (feature < 0) continue;
 #pragma unroll
     for (int r = 0; r < kRows; ++r)

@@ -76,7 +76,9 @@ SampleTasks make_tasks(const BlockPattern& pattern, const TaskShape& shape) {
   const PieceShape piece = piece_shape(pattern, false);
   const std::int64_t strips = pattern.rows / piece.out;
   SampleTasks all;
+  std::vector<std::size_t> first_of_rows;
   for (std::int64_t first = 0; first < strips; first += shape.row_strips) {
+    first_of_rows.push_back(all.tasks.size());
     const std::vector<Stored> found = stored_pieces(
         pattern, piece, first, std::min<std::int64_t>(shape.row_strips, strips - first));
     std::size_t begin = 0;
@@ -93,6 +95,15 @@ SampleTasks make_tasks(const BlockPattern& pattern, const TaskShape& shape) {
     }
     if (begin < found.size()) add_task(found, begin, found.size(), piece, all);
   }
+  // Tasks that run at a time share their columns as well as their rows: the first ones of all rows,
+  // then the second ones.
+  first_of_rows.push_back(all.tasks.size());
+  std::vector<SampleTask> in_turn;
+  for (std::size_t i = 0; in_turn.size() < all.tasks.size(); ++i)
+    for (std::size_t r = 0; r + 1 < first_of_rows.size(); ++r)
+      if (first_of_rows[r] + i < first_of_rows[r + 1])
+        in_turn.push_back(all.tasks[first_of_rows[r] + i]);
+  all.tasks = std::move(in_turn);
   return all;
 }
 

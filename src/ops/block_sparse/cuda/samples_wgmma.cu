@@ -10,6 +10,7 @@
 // X_TYPE (of all matrices). multiply() for 256 columns and the dtype stands in front.
 #include "cuda/number.cuh"
 #include "cuda/operand.cuh"
+#include "cuda/register_shares.cuh"
 #include "cuda/shared_barrier.cuh"
 #include "cuda/shared_words.cuh"
 #include "cuda/tensor_copy.cuh"
@@ -55,7 +56,7 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
   const int stages = (tokens + kTokens - 1) / kTokens;
   int slot = 0;
   if (group == kGroups) {
-    give_registers<40>();
+    give_registers<RegisterShares<kGroups>::kFeeding>();
     if (threadIdx.x / 32 % 4 != 0 || !elected()) return;
     u32 phase = 1;
     for (int t = blockIdx.x; t < task_count; t += gridDim.x) {
@@ -79,7 +80,7 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
     }
     return;
   }
-  take_registers<232>();
+  take_registers<RegisterShares<kGroups>::kMultiplying>();
   const int warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
   u32 phase = 0;
   for (int t = blockIdx.x; t < task_count; t += gridDim.x) {

@@ -15,9 +15,7 @@ inline constexpr int kSlab = 64;  ///< Inputs of a step.
 struct StepShape {
   bool transposed = false;
   int features = 128;    ///< Outputs of a group: what a block of the grid sums up at once.
-  int cluster = 1;       ///< Groups that share slabs.
   int most_pieces = 64;  ///< Of a step; a slab with more takes several.
-  int slots = 1;         ///< Of the ring.
 };
 
 /// Outputs and inputs of a piece: a block's, but 64 at most.
@@ -29,39 +27,32 @@ PieceShape piece_shape(const BlockPattern& pattern, bool transposed);
 
 /// As in device code.
 struct Step {
-  std::uint32_t where, first, mask, more;
+  std::uint32_t slab, first, mask, more;
 };
 
 struct Steps {
-  std::int64_t sets = 0;  ///< Of `cluster` groups each.
   std::vector<Step> steps;
-  std::vector<std::uint32_t> step_begin;    ///< Of each group, and the end.
-  std::vector<std::uint32_t> pieces;        ///< row · 2 + column / 64
-  std::vector<std::uint32_t> errands;       ///< slab | slot << 16 | needers << 24
-  std::vector<std::uint32_t> errand_begin;  ///< Of each group, and the end.
-  std::vector<std::int32_t> strips;         ///< First output of each strip; -1: there is none.
-  std::vector<double> costs;                ///< Of each set, relative.
+  std::vector<std::uint32_t> step_begin;  ///< Of each group, and the end.
+  std::vector<std::uint32_t> pieces;      ///< row · 2 + column / 64
+  std::vector<std::int32_t> strips;       ///< First output of each strip; -1: there is none.
+  std::vector<double> costs;              ///< Of each group, relative.
 };
 
-/// The steps of all groups. Of patterns as of groups, deterministic. A slab that several groups of
-/// a set need has the same slot in all of them: the one that its needers have not used for longest.
-/// Throws `Error` (kUnsupported) for weights of more than 65535 slabs or 2³¹ rows of blocks.
+/// The steps of all groups; deterministic. Throws `Error` (kUnsupported) for weights of 2³¹ inputs
+/// or rows of blocks.
 Steps make_steps(const BlockPattern& pattern, const StepShape& shape);
-
-/// Slabs that are brought, of all steps: how often activations are read from L2, in slabs.
-std::int64_t slabs_brought(const Steps& steps, const StepShape& shape);
 
 /// A tile of the result, as in device code.
 struct Tile {
-  std::uint32_t set, tokens;
+  std::uint32_t group, tokens;
 };
 struct TileLists {
   std::vector<Tile> tiles;
   std::vector<std::uint32_t> begin;  ///< Of each worker, and the end.
 };
 
-/// All tiles of `token_tiles` × sets handed out to `workers`: tokens by tokens, so that few slabs
-/// are in use at a time, and within a round the dearest set to whoever has least so far. Without
+/// All tiles of `token_tiles` × groups handed out to `workers`: tokens by tokens, so that few slabs
+/// are in use at a time, and within a round the dearest group to whoever has least so far. Without
 /// workers one list, in that order.
 TileLists hand_out_tiles(const Steps& steps, std::int64_t token_tiles, std::int64_t workers);
 
