@@ -78,21 +78,25 @@ void run_samples(const BlockConfig& config, BlockCase& c, unsigned seed) {
   const BlockProblem& p = c.p;
   const emulator::Instance* kernel = find(config, p);
   if (kernel == nullptr) return;
-  const SampleTasks tasks = make_tasks(c.pattern, config.task);
-  const auto count = static_cast<int>(tasks.tasks.size());
-  const bool mma = config.way == BlockWay::kMma;
-  const emulator::Launch how{.grid = static_cast<unsigned>(mma ? count : std::min(2, count)),
-                             .threads = config.threads(),
-                             .shared_bytes = static_cast<std::size_t>(config.shared_bytes(p)),
-                             .seed = seed};
-  if (mma) {
+  emulator::Launch how{.threads = config.threads(),
+                       .shared_bytes = static_cast<std::size_t>(config.shared_bytes(p)),
+                       .seed = seed};
+  const auto n = static_cast<int>(p.tokens);
+  if (config.way == BlockWay::kMma) {
+    const SampleTasks tasks = make_tasks(c.pattern, config.task);
+    how.grid = static_cast<unsigned>(tasks.tasks.size());
     launch(*kernel, how, c.b.data(), p.rows, c.q.data(), p.cols, tasks.tasks.data(),
-           tasks.pieces.data(), tasks.strips.data(), c.result.data(), static_cast<int>(p.tokens));
-  } else {
-    launch(*kernel, how, Map(c.b, p.tokens, p.rows, 32, 64), Map(c.q, p.tokens, p.cols, 32, 64),
-           tasks.tasks.data(), count, tasks.pieces.data(), tasks.strips.data(), c.result.data(),
-           static_cast<int>(p.tokens));
+           tasks.pieces.data(), tasks.strips.data(), c.result.data(), n);
+    return;
   }
+  // Few workers, so that each has several tasks.
+  constexpr int kWorkers = 2;
+  const SampleGrids grids = make_grids(c.pattern, config.grid(), kWorkers);
+  const auto count = static_cast<int>(grids.tasks.size());
+  how.grid = static_cast<unsigned>(std::min(kWorkers, count));
+  launch(*kernel, how, Map(c.b, p.tokens, p.rows, config.stage_tokens, kSampleHeight),
+         Map(c.q, p.tokens, p.cols, config.stage_tokens, config.strip), grids.tasks.data(), count,
+         grids.places.data(), grids.strips.data(), c.result.data(), n);
 }
 
 struct Shape {
@@ -131,8 +135,17 @@ BlockConfig tokens(int features, int tokens, int parts, int most_pieces, int sta
           .most_pieces = most_pieces,
           .stages = stages};
 }
-BlockConfig samples(BlockWay way, int warps, int slots, TaskShape task, int stages) {
-  return {.way = way, .warps = warps, .task = task, .slots = slots, .stages = stages};
+BlockConfig samples(TaskShape task, int stages) {
+  return {.way = BlockWay::kMma, .warps = 4, .task = task, .slots = 8, .stages = stages};
+}
+BlockConfig grids(TaskShape task, int together, int strip, int stage_tokens, int stages) {
+  return {.way = BlockWay::kFeatures,
+          .warps = 8,
+          .task = task,
+          .strip = strip,
+          .together = together,
+          .stage_tokens = stage_tokens,
+          .stages = stages};
 }
 
 const Shape kShapes[] = {
@@ -147,10 +160,14 @@ const Shape kShapes[] = {
     {kTransposed, 32, 64, features(64, 4, 3)},
     {kForward, 16, 16, tokens(64, 128, 1, 8, 3), DType::kBF16, true},
     {kTransposed, 32, 16, tokens(64, 128, 2, 4, 4)},
-    {kSamples, 16, 16, samples(BlockWay::kMma, 4, 8, {8, 24, 32}, 2)},
-    {kSamples, 32, 16, samples(BlockWay::kMma, 4, 8, {4, 12, 32}, 3), DType::kF16},
-    {kSamples, 64, 64, samples(BlockWay::kFeatures, 8, 1, {1, 8, 8}, 3)},
-    {kSamples, 128, 128, samples(BlockWay::kFeatures, 8, 1, {2, 4, 8}, 4), DType::kF16},
+    {kSamples, 16, 16, samples({8, 24, 32}, 2)},
+    {kSamples, 32, 16, samples({4, 12, 32}, 3), DType::kF16},
+    {kSamples, 64, 64, grids({1, 6}, 3, 64, 32, 3)},
+    {kSamples, 128, 128, grids({2, 4}, 4, 64, 32, 4), DType::kF16},
+    {kSamples, 32, 32, grids({1, 8}, 4, 32, 32, 4)},
+    {kSamples, 32, 32, grids({2, 6}, 4, 32, 32, 4)},
+    {kSamples, 16, 16, grids({2, 11}, 8, 16, 64, 3)},
+    {kSamples, 16, 32, grids({1, 4}, 2, 64, 32, 3), DType::kF16},
 };
 
 class BlockEmulated : public ::testing::TestWithParam<Shape> {};

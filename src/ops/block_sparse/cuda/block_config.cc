@@ -13,7 +13,6 @@
 namespace rarefy::gpu {
 namespace {
 
-constexpr int kSampleTokensMma = 32, kSampleTokensWgmma = 32;
 constexpr int kWgmmaGroup = 4;             // Warps.
 constexpr int kMostStages = 8;             // More hide nothing.
 constexpr int kTurnedBytes = 32 * 68 * 4;  // Of a warpgroup (products_features.cu).
@@ -91,7 +90,7 @@ void add_samples(const BlockProblem& problem, const cuda::DeviceFacts& device,
     BlockConfig config{.way = BlockWay::kMma, .warps = warps, .slots = slots};
     config.task = {row_strips, column_strips, warps * slots};
     const std::int64_t stage =
-        std::int64_t{kSampleTokensMma} * 2 * (row_strips * piece.out + column_strips * piece.in);
+        std::int64_t{config.stage_tokens} * 2 * (row_strips * piece.out + column_strips * piece.in);
     config.stages = stages_that_fit(stage, 0, device, 3);
     if (config.stages >= 2) found.push_back(config);
   };
@@ -107,15 +106,33 @@ void add_samples(const BlockProblem& problem, const cuda::DeviceFacts& device,
     add_mma(4, 8, 8, 24);
     add_mma(8, 8, 8, 40);
   }
-  if (hopper && piece.out == 64 && piece.in == 64) {
-    const bool tall = problem.block_rows == 128;
-    BlockConfig config{.way = BlockWay::kFeatures, .warps = 2 * kWgmmaGroup};
-    config.task = tall ? TaskShape{2, 4, 8} : TaskShape{1, 8, 8};
-    const std::int64_t stage = std::int64_t{kSampleTokensWgmma} * 128 *
-                               (config.task.row_strips + config.task.column_strips);
-    config.stages = stages_that_fit(stage, 256, device, kMostStages);
-    found.push_back(config);
-  }
+  if (!hopper) return;
+  // Columns of a product: what is left over in the last round differs.
+  for (const int columns : {256, 224, 192, 128})
+    for (int strip = piece.in; strip <= std::min(64, 2 * piece.in); strip *= 2)
+      for (const int row_strips : {1, 2})
+        for (const int tokens : {32, 64}) {
+          if (columns % strip != 0 || (row_strips == 1 && problem.block_rows == 128)) continue;
+          BlockConfig config{.way = BlockWay::kFeatures, .warps = 2 * kWgmmaGroup};
+          config.strip = strip;
+          config.stage_tokens = tokens;
+          config.together = columns / strip;
+          config.task = {row_strips, 2 * config.together, 0};
+          if (row_strips == 2) {
+            // A strip more than what is expected: tasks are nearly alike.
+            const double alone = config.together * (1 - shared_columns(problem, strip));
+            constexpr int kMost = 32;
+            config.task.column_strips =
+                problem.block_rows == 128
+                    ? config.together
+                    : std::min({kMost, 2 * config.together,
+                                config.together + static_cast<int>(std::ceil(alone)) + 1});
+          }
+          constexpr int kFewest = 3;
+          config.stages = stages_that_fit(std::int64_t{tokens} * 2 * config.sample_columns(piece),
+                                          256, device, kMostStages);
+          if (config.stages >= kFewest) found.push_back(config);
+        }
 }
 
 }  // namespace
@@ -164,8 +181,11 @@ std::string BlockConfig::name(const BlockProblem& problem) const {
                                      : kWays[static_cast<int>(way)],
                                  problem.block_rows, problem.block_cols, to_string(problem.dtype));
   if (problem.product == BlockProduct::kSamples)
-    return name + fmt::format(".w{}.r{}.q{}.p{}.s{}", warps, task.row_strips, task.column_strips,
-                              task.pieces, stages);
+    return name + (way == BlockWay::kMma
+                       ? fmt::format(".w{}.r{}.q{}.p{}.s{}", warps, task.row_strips,
+                                     task.column_strips, task.pieces, stages)
+                       : fmt::format(".r{}.q{}.n{}x{}.t{}.s{}", task.row_strips, task.column_strips,
+                                     together, strip, stage_tokens, stages));
   constexpr const char* kActivations[] = {"", ".relu", ".gelu", ".silu"};
   name += fmt::format(".f{}.t{}.w{}.p{}.s{}{}", features, tokens, warps, most_pieces, stages,
                       kActivations[static_cast<int>(problem.activation)]);
@@ -196,13 +216,23 @@ StepShape BlockConfig::steps(const BlockProblem& problem) const {
   return {.transposed = problem.transposed(), .features = features, .most_pieces = most_pieces};
 }
 
+GridShape BlockConfig::grid() const {
+  return {.strip = strip,
+          .row_strips = task.row_strips,
+          .column_strips = task.column_strips,
+          .together = together};
+}
+
+int BlockConfig::sample_columns(const PieceShape& piece) const {
+  return way == BlockWay::kMma ? task.row_strips * piece.out + task.column_strips * piece.in
+                               : task.row_strips * kSampleHeight + task.column_strips * strip;
+}
+
 std::int64_t BlockConfig::shared_bytes(const BlockProblem& problem) const {
   const PieceShape piece = problem.piece();
   constexpr std::int64_t kAlign = 1024, kBarrier = 8;
   if (problem.product == BlockProduct::kSamples) {
-    const std::int64_t strips =
-        std::int64_t{task.row_strips} * piece.out + std::int64_t{task.column_strips} * piece.in;
-    return stages * (strips * kSampleTokensMma * 2 +
+    return stages * (std::int64_t{sample_columns(piece)} * stage_tokens * 2 +
                      (way == BlockWay::kMma ? std::int64_t{0} : 2 * kBarrier));
   }
   const std::int64_t stage =
@@ -229,14 +259,18 @@ cuda::Source BlockConfig::source(const BlockProblem& problem) const {
   if (problem.product == BlockProduct::kSamples) {
     define("MOST_ROWS", task.row_strips);
     define("MOST_COLUMNS", task.column_strips);
+    define("ROWS", piece.out);
+    define("COLUMNS", piece.in);
     if (way == BlockWay::kMma) {
-      define("ROWS", piece.out);
-      define("COLUMNS", piece.in);
       define("SLOTS", slots);
       define("WARPS", warps);
       source.text = text("samples_mma.cu");
     } else {
-      source.text = warpgroup_text({256, problem.dtype, true, true}) + text("samples_wgmma.cu");
+      define("STRIP", strip);
+      define("TOGETHER", together);
+      define("TOKENS", stage_tokens);
+      source.text =
+          warpgroup_text({together * strip, problem.dtype, true, true}) + text("samples_wgmma.cu");
     }
     return source;
   }
@@ -268,77 +302,6 @@ cuda::Source BlockConfig::source(const BlockProblem& problem) const {
                     text("products_tokens.cu");
   }
   return source;
-}
-
-double BlockConfig::estimate_us(const BlockProblem& problem,
-                                const cuda::DeviceFacts& device) const {
-  // Per multiprocessor and clock: products, bytes of shared memory, bytes from L2. Rates of
-  // mma.sync and of L2 are what kernels here have reached on an H100.
-  constexpr double kShared = 128, kFromL2 = 34;
-  const double wgmma_rate = 2048;
-  const double mma_rate = device.major == 9 ? 0.35 * 2048 : 0.7 * 1024;
-  const double rate = way == BlockWay::kMma ? mma_rate : wgmma_rate;
-  const PieceShape piece = problem.piece();
-  const double d = problem.density, n = static_cast<double>(problem.tokens);
-  const double clocks_a_us = 1e3 * device.clock_ghz;
-  const double multiprocessors = std::max(1, device.multiprocessors);
-  constexpr double kStart = 4;  // Microseconds: the launch, first loads, last stores.
-  if (problem.product == BlockProduct::kSamples) {
-    // Pieces of a column of the task's strips; a task ends with its pieces or its columns.
-    const double rows = task.row_strips, all = rows * d;
-    const double union_ =
-        1 - std::pow(1 - d, rows * piece.out / std::max(piece.out, problem.block_rows));
-    const double columns =
-        std::min<double>(task.column_strips, task.pieces * union_ / std::max(all, 1e-9));
-    const double pieces = columns * all / std::max(union_, 1e-9);
-    const double positions = static_cast<double>(problem.rows) * static_cast<double>(problem.cols);
-    const double tasks = positions * d / (piece.out * piece.in) / std::max(pieces, 1e-9);
-    const double products = pieces * piece.out * piece.in * n;
-    const double strips = (rows * piece.out + columns * piece.in) * 2 * n;
-    const double read = way == BlockWay::kMma
-                            ? products / 16 * 2 * 16 * (1.0 / piece.out + 1.0 / piece.in)
-                            : 2.0 * n / 16 * (2048 + 256 * 32);
-    const double task_clocks =
-        std::max({products / rate, (strips + read) / kShared, strips / kFromL2});
-    const double resident = multiprocessors;
-    return kStart + std::ceil(tasks / resident) * task_clocks / clocks_a_us;
-  }
-  const bool transposed = problem.transposed();
-  const double outputs = static_cast<double>(transposed ? problem.cols : problem.rows);
-  const double inputs = static_cast<double>(transposed ? problem.rows : problem.cols);
-  const int out_block = transposed ? problem.block_cols : problem.block_rows;
-  const double independent =
-      std::max(1.0, static_cast<double>(features) / out_block) * piece.across();
-  const double used = 1 - std::pow(1 - d, independent);
-  const double groups = std::ceil(outputs / features), token_tiles = std::ceil(n / tokens);
-  // Of a slab, in a block of the grid.
-  const double products = d * features * tokens * kSlab;
-  const double slab = static_cast<double>(slab_bytes(tokens)), weights = d * features * kSlab * 2;
-  const double pieces = d * features / piece.out * piece.across();
-  // Every piece is a branch, and what it multiplies waits for what came before it: clocks of that,
-  // as measured (docs/gpu-block-sparse.md).
-  double read = 0, branches = 0;
-  switch (way) {
-    case BlockWay::kMma:
-      read = used * slab + weights * warps;
-      branches = pieces * (100 + piece.out * piece.in / 256.0 * 80 * tokens / 128);
-      break;
-    case BlockWay::kFeatures:
-      read = pieces * (piece.in / 16.0) * (2048 + 32.0 * tokens);
-      break;
-    default:
-      read = used * slab + pieces * (piece.in / 16.0) * (tokens / 64.0) * 32.0 * piece.out;
-      branches = pieces / parts *
-                 (150 + piece.in / 16.0 * (tokens * parts * 4.0 / (64 * warps)) * 2 * piece.out);
-  }
-  const double l2 = used * slab + weights;
-  constexpr double kStep = 60;  // Clocks of handing over.
-  const double slab_clocks = std::max({products / rate, (used * slab + weights + read) / kShared,
-                                       l2 / kFromL2, branches}) +
-                             used * kStep;
-  const double rounds = std::ceil(groups * token_tiles / multiprocessors);
-  const double tile_clocks = slab_clocks * std::ceil(inputs / kSlab) + features * tokens / 16.0;
-  return kStart + rounds * tile_clocks / clocks_a_us;
 }
 
 std::vector<BlockConfig> block_configs(const BlockProblem& problem,

@@ -8,6 +8,7 @@
 
 #include "cuda/compiler.h"
 #include "cuda/device.h"
+#include "ops/block_sparse/cuda/sample_grids.h"
 #include "ops/block_sparse/cuda/samples.h"
 #include "ops/block_sparse/cuda/steps.h"
 #include "rarefy/block_sparse.h"
@@ -56,8 +57,11 @@ struct BlockConfig {
   int parts = 1;                     ///< Of a tile's features, kTokens: one a warpgroup.
   int most_pieces = 2;
   // Samples.
-  TaskShape task;
-  int slots = 1;  ///< Pieces of a warp.
+  TaskShape task;         ///< With wgmma: strips alone.
+  int slots = 1;          ///< Pieces of a warp, kMma.
+  int strip = 64;         ///< Columns of a strip of Q, wgmma.
+  int together = 4;       ///< Strips of Q in a product, wgmma.
+  int stage_tokens = 32;  ///< Of a stage.
   int stages = 2;
 
   /// "forward.features.64x64.bf16.f128.t256.w8.p2.s4"
@@ -66,12 +70,18 @@ struct BlockConfig {
   [[nodiscard]] const char* kernel(const BlockProblem& problem) const;
   [[nodiscard]] std::int64_t shared_bytes(const BlockProblem& problem) const;
   [[nodiscard]] unsigned threads() const;
+  /// Columns of P and Q that a stage of samples has.
+  [[nodiscard]] int sample_columns(const PieceShape& piece) const;
   [[nodiscard]] StepShape steps(const BlockProblem& problem) const;
+  [[nodiscard]] GridShape grid() const;
   /// From counted products, bytes through shared memory and bytes from L2, for blocks spread
   /// evenly.
   [[nodiscard]] double estimate_us(const BlockProblem& problem,
                                    const cuda::DeviceFacts& device) const;
 };
+
+/// Of the strips of Q that a strip of P needs for samples, the share that its neighbour needs, too.
+double shared_columns(const BlockProblem& problem, int strip);
 
 /// All kernels for a problem on a device, best estimate first; wgmma's are listed for compute
 /// capability 9.0 alone. Throws `Error` (kUnsupported) with the reason of `supports`.

@@ -121,14 +121,23 @@ std::size_t BlockProducts::bytes() const {
 BlockSamples::BlockSamples(const BlockProblem& problem, const BlockConfig& config,
                            const BlockPattern& pattern, const cuda::Stream& stream)
     : problem_(problem), config_(config), blocks_(pattern.blocks()) {
-  const SampleTasks tasks = make_tasks(pattern, config.task);
-  tasks_ = std::ssize(tasks.tasks);
   kernel_ = cuda::Kernel(stream.device(), config.source(problem), config.kernel(problem));
   kernel_.allow_shared(static_cast<std::size_t>(config.shared_bytes(problem)));
-  task_list_ = upload_all(stream, tasks.tasks);
-  pieces_ = upload_all(stream, tasks.pieces);
-  strips_ = upload_all(stream, tasks.strips);
-  stream.synchronize();
+  const auto upload = [&](const auto& lists, const auto& pieces) {
+    tasks_ = std::ssize(lists.tasks);
+    task_list_ = upload_all(stream, lists.tasks);
+    pieces_ = upload_all(stream, pieces);
+    strips_ = upload_all(stream, lists.strips);
+    stream.synchronize();
+  };
+  if (config.way == BlockWay::kMma) {
+    const SampleTasks tasks = make_tasks(pattern, config.task);
+    upload(tasks, tasks.pieces);
+  } else {
+    const SampleGrids grids =
+        make_grids(pattern, config.grid(), stream.device().facts().multiprocessors);
+    upload(grids, grids.places);
+  }
 }
 
 void BlockSamples::enqueue(const cuda::Stream& stream, const BlockSampleOperands& o) const {
@@ -154,9 +163,10 @@ void BlockSamples::enqueue(const cuda::Stream& stream, const BlockSampleOperands
                    pieces_.address(), strips_.address(), o.out, tokens);
     return;
   }
-  constexpr int kTokens = 32, kStrip = 64;  // Of a box.
-  const cuda::TensorMap p_map = map_of(o.p, o.tokens, problem_.rows, o.p_stride, kTokens, kStrip);
-  const cuda::TensorMap q_map = map_of(o.q, o.tokens, problem_.cols, o.q_stride, kTokens, kStrip);
+  const cuda::TensorMap p_map =
+      map_of(o.p, o.tokens, problem_.rows, o.p_stride, config_.stage_tokens, kSampleHeight);
+  const cuda::TensorMap q_map =
+      map_of(o.q, o.tokens, problem_.cols, o.q_stride, config_.stage_tokens, config_.strip);
   how.grid.x = static_cast<unsigned>(
       std::min<std::int64_t>(tasks_, stream.device().facts().multiprocessors));
   kernel_.launch(stream, how, p_map, q_map, task_list_.address(), static_cast<int>(tasks_),

@@ -82,7 +82,7 @@ class BlockSamples {
   std::int64_t blocks_;
   std::int64_t tasks_;
   cuda::Kernel kernel_;
-  cuda::DeviceBuffer task_list_, pieces_, strips_;
+  cuda::DeviceBuffer task_list_, pieces_, strips_;  ///< Of wgmma: places for pieces.
 };
 
 }  // namespace rarefy::gpu

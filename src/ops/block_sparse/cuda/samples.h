@@ -1,5 +1,5 @@
 // Which stored pieces of Pᵀ·Q a block of the grid makes together: made once for a pattern, walked
-// by the kernels on every call (samples_mma.cu, samples_wgmma.cu).
+// by samples_mma.cu on every call.
 #pragma once
 
 #include <cstdint>

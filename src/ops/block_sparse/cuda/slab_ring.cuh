@@ -74,6 +74,7 @@ __device__ __forceinline__ void fill_ring(const Ring& ring, const TensorMap& x_m
       const u32 full = ring.full(turn.slot), at = ring.slot(turn.slot);
       const int here = step.count();
       wait_for(ring.empty(turn.slot), turn.phase);
+      __syncwarp();  // Apart from the others the lane that leads would ask for boxes twice.
       if (leads) {
         arrive_expecting(full, kXBytes + here * kPieceBytes);
         copy_box(at, x_map, step.slab * kSlab, tile.tokens * TOKENS, full);

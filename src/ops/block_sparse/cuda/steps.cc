@@ -74,9 +74,6 @@ void add_group(const Cut& cut, const StepShape& shape, std::span<const std::int6
   for (std::size_t i = 0; i < together; ++i)
     all.strips.push_back(i < strips.size() ? static_cast<std::int32_t>(strips[i] * cut.piece.out)
                                            : -1);
-  // A slab costs as much as the products of two full pieces: on an H100, 4096×14336 at 4096 tokens
-  // takes 187 µs in blocks of 128 and 257 in as many pieces of blocks of 64, in 56 and 98 steps.
-  const double step_cost = 2.0 * kMostPiece * kMostPiece / (cut.piece.out * cut.piece.in);
   int in_step = shape.most_pieces;
   double cost = 1;
   for (const Stored& piece : cut.stored(strips)) {
@@ -86,7 +83,8 @@ void add_group(const Cut& cut, const StepShape& shape, std::span<const std::int6
                            .mask = 0,
                            .more = 0});
       in_step = 0;
-      cost += step_cost;
+      constexpr double kStep = 0.3;  // A step costs a little besides its products.
+      cost += kStep;
     }
     Step& step = all.steps.back();
     (piece.bit < 32 ? step.mask : step.more) |= std::uint32_t{1} << piece.bit % 32;
@@ -96,33 +94,6 @@ void add_group(const Cut& cut, const StepShape& shape, std::span<const std::int6
   }
   all.step_begin.push_back(static_cast<std::uint32_t>(all.steps.size()));
   all.costs.push_back(cost);
-}
-
-/// Exchanges tiles of the worker that has most with those of others, each for one of the same
-/// round, as long as that makes the most less.
-void even_out(const Steps& steps, std::vector<std::vector<Tile>>& lists,
-              std::vector<double>& load) {
-  const auto cost = [&](const Tile& tile) { return steps.costs[tile.group]; };
-  for (std::size_t changes = 0; changes < 2 * lists.size(); ++changes) {
-    const auto dearest = static_cast<std::size_t>(std::ranges::max_element(load) - load.begin());
-    double least = load[dearest];
-    std::size_t with = dearest, at = 0;
-    for (std::size_t round = 0; round < lists[dearest].size(); ++round)
-      for (std::size_t other = 0; other < lists.size(); ++other) {
-        if (lists[other].size() <= round) continue;
-        const double saved = cost(lists[dearest][round]) - cost(lists[other][round]);
-        const double most = std::max(load[dearest] - saved, load[other] + saved);
-        if (most >= least) continue;
-        least = most;
-        with = other;
-        at = round;
-      }
-    if (with == dearest) return;
-    const double saved = cost(lists[dearest][at]) - cost(lists[with][at]);
-    load[dearest] -= saved;
-    load[with] += saved;
-    std::swap(lists[dearest][at], lists[with][at]);
-  }
 }
 
 }  // namespace
@@ -184,7 +155,6 @@ TileLists hand_out_tiles(const Steps& steps, std::int64_t token_tiles, std::int6
       load[order[next]] += steps.costs[tile->group];
     }
   }
-  even_out(steps, lists, load);
   TileLists result;
   result.begin.push_back(0);
   for (const std::vector<Tile>& list : lists) {
