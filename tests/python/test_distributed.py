@@ -8,6 +8,7 @@ torch = pytest.importorskip("torch", reason="missing: torch (RAREFY_TEST_TORCH=1
 
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from ranks import leave
 from rarefy import ops
 
 RANKS = 2
@@ -52,7 +53,7 @@ def worker(rank, port):
         for got, want in zip(model.parameters(), reference.parameters(), strict=True):
             got = got.full_tensor() if hasattr(got, "full_tensor") else got
             torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-4)
-    dist.destroy_process_group()
+    leave()
 
 
 def test_two_ranks_train_as_one_does():

@@ -7,6 +7,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="missing: torch (RAREFY_TEST_TORCH=1 make test installs it)")
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from ranks import leave
 from torch import nn
 
 if not dist.is_available() or not dist.is_gloo_available():
@@ -57,7 +58,7 @@ def data_parallel(rank, store, expected):
         theirs = [torch.empty_like(layer.weight) for _ in range(2)]
         dist.all_gather(theirs, layer.weight.detach())
         assert theirs[0].equal(theirs[1])
-    dist.destroy_process_group()
+    leave()
 
 
 def sharded(rank, store, expected):
@@ -72,7 +73,7 @@ def sharded(rank, store, expected):
     assert model[0].weight.to_local().shape[0] == model[0].nnz_blocks // 2
     assert train(model, layers, slice(rank * 4, rank * 4 + 4)) == expected["moved"]
     check(layers, expected)
-    dist.destroy_process_group()
+    leave()
 
 
 def check(layers, expected):
