@@ -72,6 +72,21 @@ struct ThreadPool::State {
   std::mutex error_mutex;
   std::exception_ptr error;
 
+  State() = default;
+  State(const State&) = delete;
+  State& operator=(const State&) = delete;
+  /// Also of a pool that got only some of its threads.
+  ~State() {
+    if (forked) {  // There is nobody to wait for.
+      for (std::thread& thread : workers) thread.detach();
+      return;
+    }
+    stopping = true;
+    epoch.fetch_add(1, std::memory_order_release);
+    epoch.notify_all();
+    for (std::thread& thread : workers) thread.join();
+  }
+
   void call(int worker) {
     inside_job = true;
     try {
@@ -117,16 +132,7 @@ ThreadPool::ThreadPool(int threads) : state_(std::make_unique<State>()) {
   }
 }
 
-ThreadPool::~ThreadPool() {
-  if (forked) {  // There is nobody to wait for.
-    for (std::thread& worker : state_->workers) worker.detach();
-    return;
-  }
-  state_->stopping = true;
-  state_->epoch.fetch_add(1, std::memory_order_release);
-  state_->epoch.notify_all();
-  for (std::thread& worker : state_->workers) worker.join();
-}
+ThreadPool::~ThreadPool() = default;
 
 int ThreadPool::size() const {
   return static_cast<int>(state_->workers.size()) + 1;
