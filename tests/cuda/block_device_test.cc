@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cstdlib>
 
 #include "block_case.h"
 #include "gpu_or_skip.h"
@@ -15,8 +16,9 @@ class BlocksOnDevice : public ::testing::Test {
  protected:
   void SetUp() override { RAREFY_SKIP_WITHOUT_GPU(); }
 
-  /// Runs every `step`th kernel of the case's problem twice.
-  static void check(BlockCase& c, std::size_t step = 1) {
+  /// Runs every `step`th kernel of the case's problem twice; with RAREFY_ALL_KERNELS all.
+  static void check(BlockCase& c, std::size_t step) {
+    if (std::getenv("RAREFY_ALL_KERNELS") != nullptr) step = 1;
     const cuda::Stream stream;
     const std::vector<BlockConfig> configs = block_configs(c.p, cuda::Device::get().facts());
     const cuda::Arch arch = cuda::Device::get().facts().arch();
@@ -91,7 +93,7 @@ TEST_F(BlocksOnDevice, BlocksOfEveryShape) {
                    .density = 0.3,
                    .tokens = 333},
                   Stored::kSome);
-      check(c);
+      check(c, 3);
       if (HasFailure()) return;
     }
 }
@@ -114,7 +116,7 @@ TEST_F(BlocksOnDevice, RaggedTokensAndPatterns) {
                      .tokens = tokens,
                      .dtype = DType::kF16},
                     stored);
-        check(c, 3);
+        check(c, 7);
         if (HasFailure()) return;
       }
 }
@@ -134,7 +136,7 @@ TEST_F(BlocksOnDevice, Epilogues) {
                        .bias = bias,
                        .residual = !bias || activation == Activation::kSilu},
                       Stored::kSome);
-          check(c, 5);
+          check(c, 9);
           if (HasFailure()) return;
         }
 }
@@ -152,7 +154,7 @@ TEST_F(BlocksOnDevice, ManyTiles) {
                    .density = 0.25,
                    .tokens = samples ? 40 : 4200},
                   Stored::kSome, 1, 97);
-      check(c);
+      check(c, 2);
       if (HasFailure()) return;
     }
 }
