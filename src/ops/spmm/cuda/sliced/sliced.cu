@@ -235,7 +235,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
     for (int d = kDepth; d < kDepth + kAhead; ++d) {
       if (at + d < end) Batch::prefetch(batch + d * Batch::kBytes, lane);
     }
-    u32 stop = slices[slice + 1];
+    u32 stop = at < end ? slices[slice + 1] : end;
     u32 slot = at < end ? slots[slice * (32 / LANES) + lane / LANES] : kNoSlot;
     if (part == 0) {
       let_next_start();
