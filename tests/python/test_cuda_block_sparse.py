@@ -383,7 +383,7 @@ def train(layer, x):
 
 
 @on_gpu
-@pytest.mark.filterwarnings("ignore:The CUDA Graph is empty")
+@pytest.mark.filterwarnings("ignore:The CUDA Graph is empty", "ignore:The AccumulateGrad node")  # torch's own.
 def test_recorded_in_a_graph():
     layer = BlockSparseLinear(K, M, density=0.25, block_shape=64, device="cuda", dtype=torch.bfloat16)
     x = torch.randn(67, K, device="cuda").bfloat16().requires_grad_()
@@ -413,7 +413,9 @@ def test_recorded_in_a_graph():
 
 
 @on_gpu
-@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")  # Of torch's own.
+@pytest.mark.filterwarnings(
+    "ignore:`torch.jit.script_method` is deprecated:DeprecationWarning", "ignore:The CUDA Graph is empty"
+)  # torch's own.
 @pytest.mark.parametrize("backend", ["aot_eager", "cudagraphs"])
 def test_compiled_without_a_break(backend):
     torch._dynamo.reset()
