@@ -1,8 +1,9 @@
 #!/bin/bash
 # Everything that needs a GPU, in one call of at most eight minutes: build, test, sanitize, benchmark.
 #
-#   tools/gpu.sh [folder with built programs]
+#   tools/gpu.sh [--rows] [folder with built programs]
 #
+# --rows measures alone, where the tests have passed: what an earlier call had no time for.
 # Without a folder it builds what it runs in build/release, for which the machine needs the packages of
 # tools/debian-packages.txt. Where they are not to be had, tools/gpu_programs.sh gathers programs and libraries on another
 # machine. Rows go to bench/results/<device>/, or to $RESULTS/<device>/. Every step has a limit, and what is left of the eight minutes.
@@ -22,6 +23,8 @@ within() {
 }
 command -v nvidia-smi >/dev/null || die 'no nvidia-smi: this machine has no NVIDIA GPU, or no driver'
 
+tests=yes
+[ "${1:-}" = --rows ] && { tests=; shift; }
 bin=${1:-}
 if [ -z "$bin" ]; then
   bin=build/release
@@ -54,22 +57,24 @@ failed=0
 step 'what is there'
 within 20 "$(program rarefy)" doctor | tee "$results/doctor.txt"
 
-for test in cuda_compile cuda_device cuda_spmm cuda_block_sparse cuda_decoder model; do
-  step "test $test"
-  cases='--gtest_filter=-Kernels.*:*BlockEmulated*:*CompileForEvery*'  # What needs no GPU runs elsewhere, too.
-  [ $test = model ] && cases='--gtest_filter=*Device*'
-  within 100 "$(program $test)" --gtest_brief=1 $cases || failed=1
-done
-
-if command -v compute-sanitizer >/dev/null; then
-  # One case of every kind: the tools slow kernels down a hundredfold.
-  for tool in memcheck racecheck; do
-    step "compute-sanitizer $tool"
-    within 40 compute-sanitizer --tool $tool --error-exitcode 9 "$(program cuda_spmm)" \
-      --gtest_brief=1 --gtest_filter='*OnDevice.ColumnsBeyondSixteenBits:*OnDevice.MixedDtypes*:*OnDevice.Chained*' \
-      >"$results/sanitizer-$tool.txt" 2>&1 || failed=1
-    grep 'SUMMARY' "$results/sanitizer-$tool.txt"
+if [ -n "$tests" ]; then
+  for test in cuda_compile cuda_device cuda_spmm cuda_block_sparse cuda_decoder model; do
+    step "test $test"
+    cases='--gtest_filter=-Kernels.*:*BlockEmulated*:*CompileForEvery*'  # What needs no GPU runs elsewhere, too.
+    [ $test = model ] && cases='--gtest_filter=*Device*'
+    within 100 "$(program $test)" --gtest_brief=1 $cases || failed=1
   done
+
+  if command -v compute-sanitizer >/dev/null; then
+    # One case of every kind: the tools slow kernels down a hundredfold.
+    for tool in memcheck racecheck; do
+      step "compute-sanitizer $tool"
+      within 40 compute-sanitizer --tool $tool --error-exitcode 9 "$(program cuda_spmm)" \
+        --gtest_brief=1 --gtest_filter='*OnDevice.ColumnsBeyondSixteenBits:*OnDevice.MixedDtypes*:*OnDevice.Chained*' \
+        >"$results/sanitizer-$tool.txt" 2>&1 || failed=1
+      grep 'SUMMARY' "$results/sanitizer-$tool.txt"
+    done
+  fi
 fi
 
 # ops TITLE SECONDS ARGUMENTS…: as many problems as begin within that time and were not measured by this version before, so
