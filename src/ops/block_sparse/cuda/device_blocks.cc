@@ -10,6 +10,7 @@
 #include "cuda/compiler.h"
 #include "cuda/memory.h"
 #include "cuda/timing.h"
+#include "cuda/workshop.h"
 #include "ops/block_sparse/cuda/block_chooser.h"
 #include "ops/block_sparse/cuda/block_kernel.h"
 #include "rarefy/threads.h"
@@ -17,24 +18,7 @@
 namespace rarefy::gpu {
 namespace {
 
-/// What choosing needs of a device. Kept for ever: patterns may go after everything else.
-struct Workshop {
-  explicit Workshop(const cuda::Device& on) : device(on), stream(on) {}
-  const cuda::Device& device;
-  cuda::Stream stream;
-  BlockChooser chooser;
-  std::mutex mutex;  ///< One choice at a time: measurements would disturb each other.
-};
-
-Workshop& workshop_of(int index) {
-  static auto* mutex = new std::mutex;
-  static auto* workshops = new std::map<int, std::unique_ptr<Workshop>>;
-  const cuda::Device& device = cuda::Device::get(index);
-  const std::scoped_lock lock(*mutex);
-  std::unique_ptr<Workshop>& workshop = (*workshops)[index];
-  if (workshop == nullptr) workshop = std::make_unique<Workshop>(device);
-  return *workshop;
-}
+using Workshop = cuda::Workshop<BlockChooser>;
 
 BlockProduct product_of(DeviceProduct product) {
   switch (product) {
@@ -281,7 +265,7 @@ const char* to_string(DeviceProduct product) {
 }
 
 std::unique_ptr<DeviceBlocks> blocks_on_device(const BlockPattern& pattern, int device) {
-  return std::make_unique<gpu::CudaBlocks>(pattern, gpu::workshop_of(device));
+  return std::make_unique<gpu::CudaBlocks>(pattern, gpu::Workshop::of(device));
 }
 
 }  // namespace rarefy

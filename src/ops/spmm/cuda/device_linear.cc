@@ -2,13 +2,13 @@
 
 #include <algorithm>
 #include <limits>
-#include <map>
 #include <mutex>
 #include <optional>
 #include <utility>
 
 #include "base/check.h"
 #include "cuda/memory.h"
+#include "cuda/workshop.h"
 #include "ops/spmm/cuda/converted_rows.h"
 #include "ops/spmm/cuda/dense_products.h"
 #include "ops/spmm/cuda/expanded.h"
@@ -20,24 +20,7 @@ namespace {
 /// Tokens of one launch: scratch memory is made for so many, once.
 constexpr std::int64_t kTokensAtOnce = 256;
 
-/// What packing needs of a device. Kept for ever: weights may go after everything else.
-struct Packer {
-  explicit Packer(const cuda::Device& on) : device(on), stream(on) {}
-  const cuda::Device& device;
-  cuda::Stream stream;
-  KernelChooser chooser;
-  std::mutex mutex;  ///< One weight at a time: measurements would disturb each other.
-};
-
-Packer& packer_of(int index) {
-  static auto* mutex = new std::mutex;
-  static auto* packers = new std::map<int, std::unique_ptr<Packer>>;
-  const cuda::Device& device = cuda::Device::get(index);
-  const std::scoped_lock lock(*mutex);
-  std::unique_ptr<Packer>& packer = (*packers)[index];
-  if (packer == nullptr) packer = std::make_unique<Packer>(device);
-  return *packer;
-}
+using Packer = cuda::Workshop<KernelChooser>;
 
 class CudaLinear final : public DeviceLinear {
  public:
@@ -172,7 +155,7 @@ namespace rarefy {
 std::unique_ptr<DeviceLinear> pack_on_device(const RowSource& weight,
                                              const DeviceLinearOptions& options, ThreadPool& pool) {
   require(options.tokens > 0, "tokens: expected a positive number, got {}", options.tokens);
-  gpu::Packer& packer = gpu::packer_of(options.device);
+  gpu::Packer& packer = gpu::Packer::of(options.device);
   const std::scoped_lock lock(packer.mutex);
   packer.device.bind();
   return std::make_unique<gpu::CudaLinear>(weight, options, packer, pool);
