@@ -14,19 +14,13 @@
 #include "array.h"
 #include "base/check.h"
 #include "bindings.h"
+#include "block_arguments.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
 
 namespace rarefy::python {
 namespace {
-
-std::span<const std::int32_t> indices(const ArrayArgument& argument, const char* name) {
-  const Array array(argument, name);
-  require(array.ndim() == 1, "{}: expected one dimension, got {}", name, array.describe());
-  return {static_cast<const std::int32_t*>(array.contiguous(DType::kI32)),
-          static_cast<std::size_t>(array.size())};
-}
 
 std::uintptr_t address(const void* data) {
   return reinterpret_cast<std::uintptr_t>(data);
@@ -39,19 +33,16 @@ class PlacedBlocks {
                std::int64_t out_features, std::int64_t in_features, std::int64_t block_rows,
                std::int64_t block_cols, int device)
       : place_(Place::cuda(device)), rows_(out_features), cols_(in_features) {
-    constexpr std::int64_t kLargest = 1 << 15;  // Fits an int; the library checks the rest.
-    for (const std::int64_t side : {block_rows, block_cols})
-      require(side >= 1 && side <= kLargest,
-              "block shape: expected 1 to {} rows and columns, got {}", kLargest, side);
+    const int high = block_side(block_rows), wide = block_side(block_cols);
     require(device >= 0, "device: expected a number from 0 on, got {}", device);
     const BlockPattern pattern{.rows = out_features,
                                .cols = in_features,
-                               .block_rows = static_cast<int>(block_rows),
-                               .block_cols = static_cast<int>(block_cols),
+                               .block_rows = high,
+                               .block_cols = wide,
                                .row_offsets = indices(row_offsets, "row_offsets"),
                                .col_indices = indices(col_indices, "col_indices")};
-    block_rows_ = block_rows;
-    block_cols_ = block_cols;
+    block_rows_ = high;
+    block_cols_ = wide;
     count_ = pattern.blocks();
     blocks_ = blocks_on_device(pattern, device);
   }
