@@ -16,7 +16,8 @@ constexpr double kLeastGain = 0.02;
 constexpr double kLeastEstimatedGain = 0.10;
 /// Sparse formats whose objectives differ by no more than this, or by their noise up to the second
 /// number, count as equally fast: the smallest is taken. So a repeated search ends alike, and what
-/// cannot be told apart costs no memory.
+/// cannot be told apart costs no memory. Up to the second number, too, where the estimates, which
+/// learned from other weights and other hours, say the opposite of the measurement.
 constexpr double kTie = 0.03;
 constexpr double kMostTie = 0.08;
 /// Dense formats that are this close are equally fast, whatever the noise: the lower estimate
@@ -108,7 +109,8 @@ struct Standing {
 /// Whether `s` was measured to be as fast as `best`, as far as the noise lets tell.
 bool as_fast(const Standing& s, const Standing& best) {
   const double noise = std::hypot(s.score.noise, best.score.noise);
-  const double tie = std::clamp(noise, kTie, kMostTie);
+  const bool contradicted = s.score.estimated < best.score.estimated;
+  const double tie = contradicted ? kMostTie : std::clamp(noise, kTie, kMostTie);
   return s.score.measured && s.score.value <= best.score.value * (1 + tie);
 }
 

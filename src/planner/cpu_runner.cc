@@ -15,18 +15,21 @@ namespace {
 /// A sample this large takes 0.8 ms from memory at 40 GB/s: three orders above a job's start, small
 /// enough to pack eight formats of it in a tenth of a second.
 constexpr double kSampleBytes = 32e6;
+/// Where what a call takes for its activations is subtracted, the noise of the difference is
+/// multiplied by what the sample leaves out: 3.7 times for a third of 4096 rows, twice for half.
+constexpr double kManyColumnsBytes = 64e6;
 /// At many columns a run is bound by arithmetic, and by patience on a machine without matrix units:
 /// products of the sample at the largest n stay below this, as long as it keeps enough rows to
 /// share between threads.
 constexpr double kSampleProducts = 2e9;
 constexpr std::int64_t kLeastRows = 256;
-/// Small weights are packed several times: a batch of cold runs is then long enough to be timed.
-constexpr double kBatchBytes = 16e6;
+/// Small weights are packed several times: one eviction, which takes 20 ms, serves several passes.
+constexpr double kRoundBytes = 16e6;
 constexpr int kMostCopies = 8;
-/// A batch of warm runs: a thousand times the clock's resolution, a hundred times the microsecond
+/// A round of warm runs: a thousand times the clock's resolution, a hundred times the microsecond
 /// or two by which threads wake sooner or later.
-constexpr double kWarmBatchUs = 200;
-constexpr std::size_t kMostWarmRuns = 1000;
+constexpr double kWarmRoundUs = 200;
+constexpr double kMostWarmPasses = 16;
 
 /// More activations than this do not stay in a core's cache anyway.
 constexpr std::size_t kWarmBytes = std::size_t{1} << 20;
@@ -47,12 +50,15 @@ std::int64_t largest_n(const PlanRequest& request) {
 
 std::int64_t sample_rows(const RowSource& weight, const PlanRequest& request) {
   const double row = static_cast<double>(std::max<std::int64_t>(weight.cols(), 1));
-  const double by_bytes = kSampleBytes / (row * static_cast<double>(size_of(weight.dtype())));
+  const double bytes = largest_n(request) < kManyColumns ? kSampleBytes : kManyColumnsBytes;
+  const double by_bytes = bytes / (row * static_cast<double>(size_of(weight.dtype())));
   const bool on_matrix_unit = active_isa() >= Isa::kAmx && size_of(weight.dtype()) == 2;
   const double products = on_matrix_unit ? kMatrixUnitProducts : kSampleProducts;
   const double by_products = products / (row * static_cast<double>(largest_n(request)));
-  const double rows = std::max(std::min(by_bytes, by_products), static_cast<double>(kLeastRows));
-  return static_cast<std::int64_t>(std::min(rows, static_cast<double>(weight.rows())));
+  const double most = std::max(std::min(by_bytes, by_products), static_cast<double>(kLeastRows));
+  // A whole part of the rows: ranges and rounds of a kernel then end as evenly as on all of them.
+  const double parts = std::max(1.0, std::ceil(static_cast<double>(weight.rows()) / most));
+  return static_cast<std::int64_t>(std::ceil(static_cast<double>(weight.rows()) / parts));
 }
 
 /// 32 rows for each thread, a pair of strips.
@@ -63,7 +69,7 @@ std::int64_t few_rows(const ThreadPool& pool) {
 int copies_of(const RowSource& sample) {
   const double bytes = static_cast<double>(sample.rows()) * static_cast<double>(sample.cols()) *
                        static_cast<double>(size_of(sample.dtype()));
-  return static_cast<int>(std::clamp(kBatchBytes / std::max(bytes, 1.0), 1.0, 1.0 * kMostCopies));
+  return static_cast<int>(std::clamp(kRoundBytes / std::max(bytes, 1.0), 1.0, 1.0 * kMostCopies));
 }
 
 }  // namespace
@@ -120,14 +126,16 @@ CpuRunner::CpuRunner(const RowSource& weight, const PlanRequest& request, Evicto
              static_cast<double>(std::max<std::int64_t>(sample_.rows(), 1))),
       copies_(stays_in_cache(request.working_set) ? 1 : copies_of(sample_)),
       from_cache_(stays_in_cache(request.working_set)),
+      shortest_us_(kWarmRoundUs),
       begin_(std::chrono::steady_clock::now()) {}
 
-const CpuRunner::Packed& CpuRunner::packed(const FormatSpec& format, int slot) {
+CpuRunner::Packed& CpuRunner::packed(const FormatSpec& format, int slot) {
   Packed& p = packed_[{format.name(), slot}];
-  if (p.copies.empty()) {
-    for (int copy = 0; copy < copies_; ++copy) p.copies.push_back(pack(sample_, format, pool_));
-    if (few_.rows() * kFewestTimes <= sample_.rows() && !sample_.whole())
-      p.few.push_back(pack(few_, format, pool_));
+  if (!p.copies.empty()) return p;
+  const bool needs_few = few_.rows() * kFewestTimes <= sample_.rows() && !sample_.whole();
+  for (int copy = 0; copy < copies_; ++copy) {
+    p.copies.push_back(pack(sample_, format, pool_));
+    if (needs_few) p.few.push_back(pack(few_, format, pool_));
   }
   return p;
 }
@@ -137,8 +145,11 @@ std::size_t CpuRunner::prepare(const FormatSpec& format) {
   return static_cast<std::size_t>(std::llround(bytes * scale_));
 }
 
-void CpuRunner::begin_round() {
-  if (!from_cache_) evictor_.evict(pool_);
+int CpuRunner::begin_round() {
+  if (from_cache_)
+    return static_cast<int>(std::clamp(kWarmRoundUs / shortest_us_, 1.0, kMostWarmPasses));
+  evictor_.evict(pool_);
+  return copies_;
 }
 
 CpuRunner::Activations& CpuRunner::activations(std::int64_t n) {
@@ -157,45 +168,54 @@ CpuRunner::Activations& CpuRunner::activations(std::int64_t n) {
   return a;
 }
 
-double CpuRunner::run(const Trial& trial, int slot) {
-  const Packed& p = packed(trial.format, slot);
-  const double sample_us = time_us(p.copies, trial);
+double CpuRunner::run(const Trial& trial, int slot, int pass) {
+  Packed& p = packed(trial.format, slot);
+  const auto copy = static_cast<std::size_t>(pass % copies_);
+  const double sample_us = time_us(*p.copies[copy], trial);
   if (p.few.empty() || trial.n < kManyColumns) return sample_us * scale_;
   // Activations are packed once, however many rows there are: the straight line goes through the
-  // sample and through a few rows, not through nothing.
-  const double few_us = time_us(p.few, trial);
+  // sample and through a few rows, not through nothing. A single run of few rows would bring more
+  // noise than all of the sample.
+  std::vector<double>& all = p.few_us[{std::string(trial.kernel->name()), trial.n}];
+  all.push_back(time_us(*p.few[copy], trial));
+  std::vector<double> sorted = all;
+  const double few_us = median(sorted);
   const auto rows = static_cast<double>(sample_.rows());
   const double row_us =
       std::max(0.0, sample_us - few_us) / (rows - static_cast<double>(few_.rows()));
   return sample_us + row_us * rows * (scale_ - 1);
 }
 
-double CpuRunner::time_us(const std::vector<MatrixPtr>& copies, const Trial& trial) {
+double CpuRunner::time_us(const Matrix& matrix, const Trial& trial) {
+  // The other trials' weights have pushed this one out of the caches, where it would be.
+  if (from_cache_) run_once(matrix, trial);
+  const double us = run_once(matrix, trial);
+  shortest_us_ = std::min(shortest_us_, us);
+  return us;
+}
+
+double CpuRunner::run_once(const Matrix& matrix, const Trial& trial) {
   Activations& a = activations(trial.n);
-  const std::int64_t k = sample_.cols();
-  const std::int64_t m = copies.front()->rows();
+  const std::int64_t k = matrix.cols();
+  const std::int64_t m = matrix.rows();
   SpmmArgs args;
   args.b = {a.b.data(), request_.activations, trial.n, k, k};
   args.c = {a.c.data(), request_.output, trial.n, m, m};
   args.precision = request_.precision;
-  const std::size_t warm_bytes = std::min(a.b.size(), kWarmBytes) / 512 * 512;
-  const double enough_us = from_cache_ ? kWarmBatchUs : 0.0;
-  double sum_us = 0;
-  std::vector<double> times;
-  do {
-    for (const MatrixPtr& matrix : copies) {
-      // The layer before has just written the activations: they are warm where the weight is not.
-      volatile std::uint64_t kept = widest_read_streams()(a.b.data(), warm_bytes);
-      static_cast<void>(kept);
-      pool_.run([](int) {});  // Wakes threads that slept, as they are within a model.
-      const auto begin = std::chrono::steady_clock::now();
-      spmm(*matrix, args, pool_, trial.kernel);
-      const auto end = std::chrono::steady_clock::now();
-      times.push_back(std::chrono::duration<double, std::micro>(end - begin).count());
-      sum_us += times.back();
-    }
-  } while (sum_us < enough_us && times.size() < kMostWarmRuns);
-  return median(times);
+  // The layer before has just written the activations, each thread its share: they are warm where
+  // the weight is not. All of them in one core's cache made dense tiles take 414 us, not 282
+  // (384x1024, N = 512). It also wakes threads that slept, as they are awake within a model.
+  const std::size_t share = a.b.size() / static_cast<std::size_t>(pool_.size());
+  const std::size_t warm_bytes = std::min(share, kWarmBytes) / 512 * 512;
+  pool_.run([&](int worker) {
+    const std::size_t begin = static_cast<std::size_t>(worker) * share / 64 * 64;
+    volatile std::uint64_t kept = widest_read_streams()(a.b.data() + begin, warm_bytes);
+    static_cast<void>(kept);
+  });
+  const auto begin = std::chrono::steady_clock::now();
+  spmm(matrix, args, pool_, trial.kernel);
+  const auto end = std::chrono::steady_clock::now();
+  return std::chrono::duration<double, std::micro>(end - begin).count();
 }
 
 double CpuRunner::elapsed_s() {

@@ -44,17 +44,17 @@ class Evictor {
   Buffer buffer_;
 };
 
-/// Packs a sample of the weight (at most 32 MB dense, several copies where it is small) in each
-/// format, and runs kernels on it with activations of zero mean. A batch runs each copy once where
-/// weights come from memory; where they stay in the caches, as often as fills a time that can be
-/// measured.
+/// Packs a sample of the weight (at most 32 MB dense, 64 MB where many columns come at once;
+/// several copies where it is small) in each format, and runs kernels on it with activations of
+/// zero mean. Where weights come from memory, a round has a pass for each copy; where they stay in
+/// the caches, as many as fill a time that can be measured.
 class CpuRunner final : public TrialRunner {
  public:
   CpuRunner(const RowSource& weight, const PlanRequest& request, Evictor& evictor,
             ThreadPool& pool);
   std::size_t prepare(const FormatSpec& format) override;
-  void begin_round() override;
-  double run(const Trial& trial, int slot) override;
+  int begin_round() override;
+  double run(const Trial& trial, int slot, int pass) override;
   double elapsed_s() override;
 
  private:
@@ -64,12 +64,16 @@ class CpuRunner final : public TrialRunner {
   Activations& activations(std::int64_t n);
   struct Packed {
     std::vector<MatrixPtr> copies;
-    std::vector<MatrixPtr> few;  ///< One matrix, or none where the sample is the whole weight.
+    std::vector<MatrixPtr> few;  ///< As many, or none where the sample is the whole weight.
+    std::map<std::pair<std::string, std::int64_t>, std::vector<double>>
+        few_us;  ///< Of kernels at n, all that were measured.
   };
   /// What a slot runs on, packed now where it is missing.
-  const Packed& packed(const FormatSpec& format, int slot);
-  /// Median of a batch over `copies`.
-  double time_us(const std::vector<MatrixPtr>& copies, const Trial& trial);
+  Packed& packed(const FormatSpec& format, int slot);
+  /// One run, of a weight that lies where it would.
+  double time_us(const Matrix& matrix, const Trial& trial);
+  /// … and nothing else.
+  double run_once(const Matrix& matrix, const Trial& trial);
 
   SampledRows sample_;
   SampledRows few_;  ///< Rows of which a call takes hardly longer than of none.
@@ -79,6 +83,7 @@ class CpuRunner final : public TrialRunner {
   double scale_;  ///< Rows of the weight over rows of the sample.
   int copies_;
   bool from_cache_;
+  double shortest_us_;  ///< Of all runs so far.
   std::chrono::steady_clock::time_point begin_;
   std::map<std::pair<std::string, int>, Packed> packed_;  ///< By format and slot.
   std::map<std::int64_t, Activations> activations_;

@@ -9,12 +9,22 @@
 namespace rarefy::planning {
 namespace {
 
-/// Samples of one trial; `ratios` are paired with the reference of the same round.
+/// One trial's times, one a pass; 0 where it had retired.
 struct Series {
   int slot = 0;  ///< Trials of the same format before it.
-  std::vector<double> ratios, times;
+  std::vector<double> times;
   bool dropped = false;
 };
+
+/// Time over the reference's, of every pass that ran both.
+std::vector<double> paired(const Series& series, const Series& reference) {
+  std::vector<double> ratios;
+  for (std::size_t i = 0; i < series.times.size(); ++i) {
+    if (series.times[i] > 0 && reference.times[i] > 0)
+      ratios.push_back(series.times[i] / reference.times[i]);
+  }
+  return ratios;
+}
 
 /// Relative standard error of the median: 1.25 σ/√n with σ from the median absolute deviation,
 /// which bursts of a neighbour on the machine do not move. Three samples or fewer say little: they
@@ -33,6 +43,132 @@ double median_of(std::vector<double> values) {
   return median(values);
 }
 
+/// A trial beside the best reference.
+struct Standing {
+  double ratio = std::numeric_limits<double>::infinity();
+  double error = 0;  ///< Of `ratio`, relative.
+};
+
+class Sampler {
+ public:
+  Sampler(TrialRunner& runner, std::span<const Trial> trials, const SamplingOptions& options)
+      : runner_(runner), trials_(trials), options_(options), series_(trials.size()) {
+    for (std::size_t i = 0; i < trials.size(); ++i)
+      series_[i].slot = static_cast<int>(
+          std::count_if(trials.begin(), trials.begin() + static_cast<std::ptrdiff_t>(i),
+                        [&](const Trial& t) { return t.format == trials[i].format; }));
+    order_.resize(trials.size());
+    std::iota(order_.begin(), order_.end(), 0);
+  }
+
+  void run() {
+    // One unrecorded run each: page faults, lazily built tables and clocks that still ramp up.
+    const double latest_s = std::max(options_.deadline_s, options_.latest_s);
+    for (std::size_t i = 0; i < trials_.size(); ++i) {
+      if (runner_.elapsed_s() > latest_s) break;
+      runner_.run(trials_[i], series_[i].slot, 0);
+    }
+    for (int round = 0; round < options_.max_rounds; ++round) {
+      const bool extend = round < options_.min_rounds || lead_in_noise_;
+      if (runner_.elapsed_s() > (extend ? latest_s : options_.deadline_s)) break;
+      const int passes = runner_.begin_round();
+      for (int pass = 0; pass < passes; ++pass) run_pass(pass);
+      if (round + 1 < options_.min_rounds) continue;
+      // Several contenders that are known to 1 % are as good as each other.
+      const bool decided = judge();
+      if (round + 1 > options_.min_rounds && decided) break;
+    }
+  }
+
+  [[nodiscard]] std::vector<Timing> timings() {
+    find_base();
+    const double base_us = median_of(sampled(series_[base_]));
+    std::vector<Timing> timings(series_.size());
+    for (std::size_t i = 0; i < series_.size(); ++i) {
+      const std::vector<double> ratios = paired(series_[i], series_[base_]);
+      if (ratios.empty()) continue;
+      const double middle = median_of(ratios);
+      timings[i] = {.median_us = middle * base_us,
+                    .noise = i == base_ ? 0.0 : standard_error(ratios, middle),
+                    .samples = static_cast<int>(ratios.size()),
+                    .dropped = series_[i].dropped};
+    }
+    return timings;
+  }
+
+ private:
+  static std::vector<double> sampled(const Series& series) {
+    std::vector<double> times = series.times;
+    std::erase(times, 0.0);
+    return times;
+  }
+
+  void run_pass(int pass) {
+    // Another one first, and another one behind each: whatever follows dense finds its lines in the
+    // caches' way and is up to 15 % slower.
+    std::shuffle(order_.begin(), order_.end(), random_);
+    const auto first = std::find(order_.begin(), order_.end(), passes_++ % order_.size());
+    std::rotate(order_.begin(), first, order_.end());
+    for (const std::size_t i : order_) {
+      Series& s = series_[i];
+      s.times.push_back(s.dropped ? 0.0
+                                  : std::max(runner_.run(trials_[i], s.slot, pass), kLeastUs));
+    }
+  }
+
+  /// The reference that none of the others is faster than.
+  void find_base() {
+    for (std::size_t i = 0; i < std::min(options_.references, series_.size()); ++i) {
+      if (i == base_ || series_[i].dropped) continue;
+      const std::vector<double> ratios = paired(series_[i], series_[base_]);
+      if (!ratios.empty() && median_of(ratios) < 1) base_ = i;
+    }
+  }
+
+  /// Retires what is clearly slower than the best; true when nothing is left to decide.
+  bool judge() {
+    find_base();
+    std::vector<Standing> standings(series_.size());
+    double best = 1;
+    lead_in_noise_ = false;
+    double leader = 1 - options_.worth_knowing;
+    for (std::size_t i = 0; i < series_.size(); ++i) {
+      if (series_[i].dropped) continue;
+      const std::vector<double> ratios = paired(series_[i], series_[base_]);
+      Standing& s = standings[i];
+      s.ratio = median_of(ratios);
+      s.error = i == base_ ? 0.0 : standard_error(ratios, s.ratio);
+      best = std::min(best, s.ratio);
+      if (i < options_.references || s.ratio > leader) continue;
+      leader = s.ratio;
+      lead_in_noise_ = s.ratio > 1 - 2 * s.error;
+    }
+    std::size_t contenders = 0;
+    double widest = 0;
+    for (std::size_t i = 0; i < series_.size(); ++i) {
+      if (series_[i].dropped) continue;
+      const double least = standings[i].ratio * (1 - 2 * standings[i].error);
+      series_[i].dropped = i != base_ && least > best * options_.drop_ratio;
+      if (least > best) continue;
+      ++contenders;
+      widest = std::max(widest, standings[i].error);
+    }
+    return (contenders <= 1 || widest < 0.01) && !lead_in_noise_;
+  }
+
+  static constexpr double kLeastUs = 1e-6;  ///< 0 stands for none.
+
+  TrialRunner& runner_;
+  std::span<const Trial> trials_;
+  const SamplingOptions& options_;
+  std::vector<Series> series_;
+  std::vector<std::size_t> order_;
+  std::mt19937 random_{1};
+  std::size_t passes_ = 0;
+  std::size_t base_ = 0;
+  bool lead_in_noise_ = false;
+};
+
 }  // namespace
 
 double median(std::span<double> values) {
@@ -45,85 +181,10 @@ double median(std::span<double> values) {
 
 std::vector<Timing> sample(TrialRunner& runner, std::span<const Trial> trials,
                            const SamplingOptions& options) {
-  const std::size_t count = trials.size();
-  std::vector<Series> series(count);
-  if (count == 0) return {};
-  for (std::size_t i = 0; i < count; ++i)
-    series[i].slot = static_cast<int>(
-        std::count_if(trials.begin(), trials.begin() + static_cast<std::ptrdiff_t>(i),
-                      [&](const Trial& t) { return t.format == trials[i].format; }));
-
-  // One unrecorded run each: page faults, lazily built tables and clocks that still ramp up.
-  const double latest_s = std::max(options.deadline_s, options.latest_s);
-  for (std::size_t i = 0; i < count; ++i) {
-    if (runner.elapsed_s() > latest_s) break;
-    runner.run(trials[i], series[i].slot);
-  }
-  std::vector<std::size_t> order(count);
-  std::iota(order.begin(), order.end(), 0);
-  std::mt19937 random(1);
-  bool lead_in_noise = false;
-  for (int round = 0; round < options.max_rounds; ++round) {
-    const bool extend = round < options.min_rounds || lead_in_noise;
-    if (runner.elapsed_s() > (extend ? latest_s : options.deadline_s)) break;
-    runner.begin_round();
-    std::vector<double> times(count, 0.0);
-    // Another one first, and another one behind each: whatever follows dense finds its lines in the
-    // caches' way and is up to 15 % slower.
-    std::shuffle(order.begin(), order.end(), random);
-    const auto first =
-        std::find(order.begin(), order.end(), static_cast<std::size_t>(round) % count);
-    std::rotate(order.begin(), first, order.end());
-    for (const std::size_t i : order) {
-      if (!series[i].dropped) times[i] = runner.run(trials[i], series[i].slot);
-    }
-    for (std::size_t i = 0; i < count; ++i) {
-      if (series[i].dropped) continue;
-      series[i].times.push_back(times[i]);
-      series[i].ratios.push_back(times[i] / std::max(times[0], 1e-6));
-    }
-    if (round + 1 < options.min_rounds) continue;
-
-    // Retire what is clearly slower than the best; stop when nothing is left to decide.
-    std::vector<double> medians(count, std::numeric_limits<double>::infinity());
-    double best = std::numeric_limits<double>::infinity();
-    for (std::size_t i = 0; i < count; ++i) {
-      if (series[i].dropped) continue;
-      medians[i] = median_of(series[i].ratios);
-      if (medians[i] >= best) continue;
-      best = medians[i];
-      lead_in_noise = best <= 1 - options.worth_knowing &&
-                      best * (1 + 2 * standard_error(series[i].ratios, best)) > 1;
-    }
-    std::size_t contenders = 0;
-    double widest = 0;
-    for (std::size_t i = 0; i < count; ++i) {
-      if (series[i].dropped) continue;
-      const double error = standard_error(series[i].ratios, medians[i]);
-      if (i != 0 && medians[i] * (1 - 2 * error) > best * options.drop_ratio) {
-        series[i].dropped = true;
-        continue;
-      }
-      const bool could_win = medians[i] * (1 - 2 * error) <= best;
-      if (!could_win) continue;
-      ++contenders;
-      widest = std::max(widest, error);
-    }
-    // One contender is decided; several whose medians are known to 1 % are as good as each other.
-    if (round + 1 > options.min_rounds && (contenders <= 1 || widest < 0.01)) break;
-  }
-
-  const double reference = median_of(series[0].times);
-  std::vector<Timing> timings(count);
-  for (std::size_t i = 0; i < count; ++i) {
-    if (series[i].ratios.empty()) continue;
-    const double middle = median_of(series[i].ratios);
-    timings[i] = {.median_us = middle * reference,
-                  .noise = i == 0 ? 0.0 : standard_error(series[i].ratios, middle),
-                  .samples = static_cast<int>(series[i].ratios.size()),
-                  .dropped = series[i].dropped};
-  }
-  return timings;
+  if (trials.empty()) return {};
+  Sampler sampler(runner, trials, options);
+  sampler.run();
+  return sampler.timings();
 }
 
 }  // namespace rarefy::planning

@@ -24,39 +24,41 @@ class TrialRunner {
   /// Packs what `format` needs (once) and returns the bytes of the whole packed weight. Throws
   /// `Error` when the weight cannot be packed so after all.
   virtual std::size_t prepare(const FormatSpec& format) = 0;
-  /// Puts the weights where they would come from (out of the caches, say).
-  virtual void begin_round() = 0;
-  /// Microseconds of one run, scaled to the whole weight: the median of a batch that is long beside
-  /// the clock's resolution and the waking of threads. Trials of one format take different `slot`s,
-  /// each with a packed weight of its own: on the same one, the second kernel of a round would find
-  /// in the caches what the first had brought there.
-  virtual double run(const Trial& trial, int slot) = 0;
+  /// Puts the weights where they would come from (out of the caches, say); returns for how many
+  /// passes they will do so, at least 1.
+  virtual int begin_round() = 0;
+  /// Microseconds of one run, scaled to the whole weight; `pass` counts from 0 in every round.
+  /// Trials of one format take different `slot`s, each with packed weights of its own: on the same
+  /// ones, the second kernel of a pass would find in the caches what the first had brought there.
+  virtual double run(const Trial& trial, int slot, int pass) = 0;
   /// Seconds since the runner was made.
   virtual double elapsed_s() = 0;
 };
 
 struct Timing {
-  double median_us = 0;  ///< Median ratio to the first trial × the first trial's median.
-  double noise = 0;      ///< Standard error of that median, relative.
-  int samples = 0;       ///< 0: the deadline came first, or the trial failed.
+  double median_us = 0;  ///< Median ratio to the best reference × that one's median.
+  double noise = 0;      ///< Standard error of that ratio, relative; 0 for the best reference.
+  int samples = 0;       ///< Passes; 0: the deadline came first.
   bool dropped = false;  ///< Clearly slower: sampled less than the others.
 };
 
 struct SamplingOptions {
+  std::size_t references = 1;  ///< The first so many are what the others must beat (dense).
   int min_rounds = 3;
   int max_rounds = 15;
   double drop_ratio = 1.25;   ///< After min_rounds: a trial this much slower than the best retires.
   double deadline_s = 1e300;  ///< On the runner's clock.
   double latest_s = 0;        ///< Up to here min_rounds are run even past the deadline: fewer say
                               ///< nothing. Packing and the first eviction may have taken the time.
-  /// … and more rounds while the best leads the reference by this share, but by less than twice its
-  /// standard error: a noisy minute costs time rather than the plan.
+  /// … and more rounds while another leads the best reference by this share, but by less than twice
+  /// its standard error: a noisy minute costs time rather than the plan.
   double worth_knowing = 0.02;
 };
 
-/// Times `trials` round-robin (every round starts with another one, and mixes the others), retires
-/// those that are clearly slower, and stops when the best is known beyond the noise or the deadline
-/// is reached. The first trial is the reference of the paired ratios and never retires.
+/// Times `trials` as a model calls kernels, one after another: in every pass each runs once,
+/// another one first and the others mixed, so none finds threads awake and caches warm from its own
+/// last run. Ratios are paired within passes, with the fastest reference. What is clearly slower
+/// retires; sampling stops when the best is known beyond the noise or the deadline is reached.
 std::vector<Timing> sample(TrialRunner& runner, std::span<const Trial> trials,
                            const SamplingOptions& options);
 

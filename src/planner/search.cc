@@ -115,7 +115,11 @@ bool measure(std::vector<Entry>& entries, const PlanRequest& request, TrialRunne
     const double now = runner.elapsed_s();
     const double left = std::max(0.0, 0.8 * request.time_budget_s - now);
     const double share = left / static_cast<double>(ns.size() - i);
-    const SamplingOptions options{.deadline_s = now + share,
+    const auto references = std::count_if(list.begin(), list.end(), [](const Entry* entry) {
+      return is_dense(entry->candidate.format);
+    });
+    const SamplingOptions options{.references = static_cast<std::size_t>(references),
+                                  .deadline_s = now + share,
                                   .latest_s = now + share + request.time_budget_s};
     const std::vector<Timing> timings = sample(runner, trials, options);
     for (std::size_t t = 0; t < list.size(); ++t) {

@@ -70,6 +70,17 @@ TEST(ChooseFormat, OfEquallyFastOnesTheSmallest) {
   EXPECT_EQ(choose_format(wild, at({{1, 1.0}})), format::kBitmap);
 }
 
+TEST(ChooseFormat, TheSmallerWhereMeasurementAndEstimateDisagree) {
+  // 6 % slower by this hour's measurement, faster by all that was learned: no reason for more
+  // bytes.
+  std::vector<Entry> disagreeing{dense(1, 100, 100), bitmap(1, 60, 50), csr(1, 50, 53)};
+  EXPECT_EQ(choose_format(disagreeing, at({{1, 1.0}})), format::kCsr32);
+  std::vector<Entry> agreeing{dense(1, 100, 100), bitmap(1, 50, 50), csr(1, 60, 53)};
+  EXPECT_EQ(choose_format(agreeing, at({{1, 1.0}})), format::kBitmap);
+  std::vector<Entry> apart{dense(1, 100, 100), bitmap(1, 60, 50), csr(1, 50, 55)};
+  EXPECT_EQ(choose_format(apart, at({{1, 1.0}})), format::kBitmap);
+}
+
 TEST(ChooseFormat, OfEquallyFastDenseOnesTheLowerEstimate) {
   const FakeKernel tiles("dense_tiles.fake", format::dense_tiles(16, 16), microseconds(1));
   const auto tiled = [&](double estimate, double measured) {

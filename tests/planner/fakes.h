@@ -64,6 +64,7 @@ class ScriptedRunner final : public TrialRunner {
   std::vector<std::string> order;
   std::map<std::string, int> slots;  ///< In which each kernel ran last.
   int rounds = 0;
+  int passes = 1;  ///< Of a round.
   double clock = 0;
 
   void set(const std::string& kernel, std::int64_t n, double us) {
@@ -76,8 +77,11 @@ class ScriptedRunner final : public TrialRunner {
     const auto known = bytes.find(format.name());
     return known != bytes.end() ? known->second : 1000;
   }
-  void begin_round() override { ++rounds; }
-  double run(const Trial& trial, int slot) override {
+  int begin_round() override {
+    ++rounds;
+    return passes;
+  }
+  double run(const Trial& trial, int slot, int) override {
     const std::pair<std::string, std::int64_t> key{std::string(trial.kernel->name()), trial.n};
     slots[key.first] = slot;
     clock += seconds_per_run;

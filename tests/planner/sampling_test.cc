@@ -54,7 +54,7 @@ TEST(Sample, OneBurstDoesNotMoveTheMedian) {
   EXPECT_NEAR(timings[1].median_us, 80, 1e-9);
 }
 
-TEST(Sample, RetiresWhatIsClearlySlowerButNeverTheReference) {
+TEST(Sample, RetiresWhatIsClearlySlowerButNeverTheOnlyReference) {
   ScriptedRunner runner;
   runner.set("slow", 1, 400);
   runner.times[{"fast", 1}] = [](int i) { return 100.0 + i % 3; };
@@ -167,6 +167,96 @@ TEST(Sample, KernelsOfOneFormatRunOnWeightsOfTheirOwn) {
   EXPECT_EQ(runner.slots["slow"], 0);
   EXPECT_EQ(runner.slots["fast"], 0);
   EXPECT_EQ(runner.slots["other"], 1);
+}
+
+TEST(Sample, EveryPassRunsEveryTrialOnce) {
+  ScriptedRunner runner;
+  runner.passes = 4;
+  for (const char* name : {"slow", "fast", "worse"}) runner.set(name, 1, 100);
+  const auto timings = sample(runner, kTrials, {.min_rounds = 3, .max_rounds = 3});
+  EXPECT_EQ(runner.rounds, 3);
+  EXPECT_EQ(timings[1].samples, 12);
+  ASSERT_EQ(runner.order.size(), 3U + 12 * 3);  // Three warm-up runs first.
+  for (auto at = runner.order.begin() + 3; at != runner.order.end(); at += 3)
+    EXPECT_EQ(std::set<std::string>(at, at + 3).size(), 3U);
+}
+
+TEST(Sample, AKernelThatGainsFromRunningAgainDoesNotShowIt) {
+  // As a library whose threads still spin after its last call: 100 us then, 180 us after others.
+  ScriptedRunner runner;
+  runner.passes = 8;
+  const auto& order = runner.order;
+  runner.times[{"slow", 1}] = [&order](int) {
+    return order.size() > 1 && order[order.size() - 2] == "slow" ? 100.0 : 180.0;
+  };
+  runner.set("fast", 1, 150);
+  runner.set("worse", 1, 170);
+  const auto timings = sample(runner, kTrials, {});
+  EXPECT_NEAR(timings[0].median_us, 180, 1e-9);
+  EXPECT_NEAR(timings[1].median_us, 150, 1e-9);
+}
+
+TEST(Sample, RatiosAreOfThePass) {
+  // Every second pass finds the machine three times as slow.
+  ScriptedRunner runner;
+  runner.passes = 2;
+  runner.times[{"slow", 1}] = [](int i) { return i % 2 == 0 ? 100.0 : 300.0; };
+  runner.times[{"fast", 1}] = [](int i) { return i % 2 == 0 ? 90.0 : 270.0; };
+  const auto timings = sample(runner, std::span(kTrials).first(2), {});
+  EXPECT_NEAR(timings[1].median_us / timings[0].median_us, 0.9, 1e-9);
+  EXPECT_LT(timings[1].noise, 1e-9);
+}
+
+TEST(Sample, TheFastestReferenceIsTheOneToBeat) {
+  // The first reference is slow and noisy; that says nothing about the second and its rival.
+  const FakeKernel tiles("tiles", format::dense_tiles(16, 16), microseconds(1));
+  const std::vector<Trial> trials{{format::kDense, &kSlow, 1},
+                                  {format::dense_tiles(16, 16), &tiles, 1},
+                                  {format::kBitmap, &kFast, 1}};
+  ScriptedRunner runner;
+  runner.times[{"slow", 1}] = [](int i) { return 2 * noisy(i); };
+  runner.set("tiles", 1, 100);
+  runner.set("fast", 1, 90);
+  const auto timings = sample(runner, trials, {.references = 2, .min_rounds = 9});
+  EXPECT_DOUBLE_EQ(timings[1].median_us, 100);
+  EXPECT_EQ(timings[1].noise, 0);
+  EXPECT_NEAR(timings[2].median_us, 90, 1e-9);
+  EXPECT_LT(timings[2].noise, 1e-9);
+  EXPECT_GT(timings[0].noise, 0.05);
+}
+
+TEST(Sample, ASlowReferenceRetires) {
+  const FakeKernel tiles("tiles", format::dense_tiles(16, 16), microseconds(1));
+  const std::vector<Trial> trials{{format::kDense, &kSlow, 1},
+                                  {format::dense_tiles(16, 16), &tiles, 1},
+                                  {format::kBitmap, &kFast, 1}};
+  ScriptedRunner runner;
+  runner.set("slow", 1, 300);
+  runner.set("tiles", 1, 100);
+  runner.times[{"fast", 1}] = noisy;
+  const auto timings = sample(runner, trials, {.references = 2, .max_rounds = 12});
+  EXPECT_TRUE(timings[0].dropped);
+  EXPECT_EQ(timings[0].samples, 3);
+  EXPECT_NEAR(timings[0].median_us, 300, 1e-9);
+  EXPECT_EQ(timings[1].samples, 12);
+}
+
+TEST(Sample, GoesOnWhileNoiseHidesALeadOverTheFastestReference) {
+  // Far ahead of the first reference, in the noise beside the second: not decided.
+  const FakeKernel tiles("tiles", format::dense_tiles(16, 16), microseconds(1));
+  const std::vector<Trial> trials{{format::kDense, &kSlow, 1},
+                                  {format::dense_tiles(16, 16), &tiles, 1},
+                                  {format::kBitmap, &kFast, 1}};
+  ScriptedRunner runner;
+  runner.set("slow", 1, 300);
+  runner.set("tiles", 1, 100);
+  runner.times[{"fast", 1}] = [](int i) { return 0.8 * noisy(i); };
+  const SamplingOptions options{
+      .references = 2, .min_rounds = 3, .max_rounds = 60, .deadline_s = -1, .latest_s = 1e300};
+  const auto timings = sample(runner, trials, options);
+  EXPECT_GT(timings[2].samples, 3);
+  EXPECT_LT(timings[2].samples, 60);
+  EXPECT_LT(timings[2].median_us, 100 * (1 - 2 * timings[2].noise));
 }
 
 TEST(Sample, NoTrialsGiveNoTimings) {

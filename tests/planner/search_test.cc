@@ -50,6 +50,35 @@ TEST_F(Search, MeasurementOverrulesTheEstimate) {
   EXPECT_DOUBLE_EQ(result.plan.step(1).dense_us, 100);
 }
 
+TEST_F(Search, DenseThatIsFastOnlyAfterItselfLosesToDenseInTiles) {
+  FakeKernel tiles{"dense_tiles.fake", format::dense_tiles(16, 16), microseconds(100)};
+  kernels = {&dense, &tiles, &bitmap};
+  ScriptedRunner runner;
+  runner.passes = 8;
+  runner.times[{"dense.fake", 1}] = [&order = runner.order](int) {
+    return order.size() > 1 && order[order.size() - 2] == "dense.fake" ? 80.0 : 130.0;
+  };
+  runner.set("dense_tiles.fake", 1, 100);
+  runner.set("bitmap.fake", 1, 99);
+  const Plan plan = run(&runner).plan;
+  EXPECT_EQ(plan.format, format::dense_tiles(16, 16));
+  EXPECT_DOUBLE_EQ(plan.step(1).dense_us, 100);
+}
+
+TEST_F(Search, ALeadOverTheBetterDenseFormatIsKnownByItsOwnPairs) {
+  // Bitmaps take 0.85 of the tiles in every pass; the dense rows beside them are slow and noisy.
+  FakeKernel tiles{"dense_tiles.fake", format::dense_tiles(16, 16), microseconds(100)};
+  kernels = {&dense, &tiles, &bitmap};
+  ScriptedRunner runner;
+  constexpr double kMachine[] = {1.0, 1.4, 0.8, 1.7, 1.1};
+  runner.times[{"dense.fake", 1}] = [](int i) { return i % 2 == 0 ? 125.0 : 220.0; };
+  runner.times[{"dense_tiles.fake", 1}] = [&](int i) { return 100 * kMachine[i % 5]; };
+  runner.times[{"bitmap.fake", 1}] = [&](int i) { return 85 * kMachine[i % 5]; };
+  const Plan plan = run(&runner).plan;
+  EXPECT_EQ(plan.format, format::kBitmap);
+  EXPECT_NEAR(plan.step(1).time_us / plan.step(1).dense_us, 0.85, 1e-9);
+}
+
 TEST_F(Search, WithoutARunnerTheEstimateDecides) {
   const SearchResult result = run(nullptr);
   EXPECT_EQ(result.plan.format, format::kCsr16);
