@@ -68,9 +68,10 @@ class Sampler {
       if (runner_.elapsed_s() > latest_s) break;
       runner_.run(trials_[i], series_[i].slot, 0);
     }
-    for (int round = 0; round < options_.max_rounds; ++round) {
-      const bool extend = round < options_.min_rounds || lead_in_noise_;
+    for (int round = 0; undecided_ || round < options_.max_rounds; ++round) {
+      const bool extend = round < options_.min_rounds || undecided_;
       if (runner_.elapsed_s() > (extend ? latest_s : options_.deadline_s)) break;
+      if (round >= std::max(options_.max_rounds, options_.most_rounds)) break;
       const int passes = runner_.begin_round();
       for (int pass = 0; pass < passes; ++pass) run_pass(pass);
       if (round + 1 < options_.min_rounds) continue;
@@ -125,13 +126,21 @@ class Sampler {
     }
   }
 
+  /// Whether a lead that is worth knowing is seen but not sure, or may hide where nothing is seen.
+  [[nodiscard]] bool may_lead(const Standing& s) const {
+    const double enough = 1 - options_.worth_knowing;
+    const bool sure = s.ratio <= 1 - 2 * s.error;
+    const bool blind = s.error > kBlind && s.ratio <= 1 + options_.worth_knowing &&
+                       s.ratio * (1 - 2 * s.error) <= enough;
+    return !sure && (s.ratio <= enough || blind);
+  }
+
   /// Retires what is clearly slower than the best; true when nothing is left to decide.
   bool judge() {
     find_base();
     std::vector<Standing> standings(series_.size());
     double best = 1;
-    lead_in_noise_ = false;
-    double leader = 1 - options_.worth_knowing;
+    undecided_ = false;
     for (std::size_t i = 0; i < series_.size(); ++i) {
       if (series_[i].dropped) continue;
       const std::vector<double> ratios = paired(series_[i], series_[base_]);
@@ -139,10 +148,9 @@ class Sampler {
       s.ratio = median_of(ratios);
       s.error = i == base_ ? 0.0 : standard_error(ratios, s.ratio);
       best = std::min(best, s.ratio);
-      if (i < options_.references || s.ratio > leader) continue;
-      leader = s.ratio;
-      lead_in_noise_ = s.ratio > 1 - 2 * s.error;
     }
+    for (std::size_t i = options_.references; i < series_.size(); ++i)
+      undecided_ = undecided_ || (standings[i].ratio <= best * kRival && may_lead(standings[i]));
     std::size_t contenders = 0;
     double widest = 0;
     for (std::size_t i = 0; i < series_.size(); ++i) {
@@ -153,10 +161,14 @@ class Sampler {
       ++contenders;
       widest = std::max(widest, standings[i].error);
     }
-    return (contenders <= 1 || widest < 0.01) && !lead_in_noise_;
+    return (contenders <= 1 || widest < 0.01) && !undecided_;
   }
 
   static constexpr double kLeastUs = 1e-6;  ///< 0 stands for none.
+  /// A standard error behind which a lead of three times worth_knowing may hide.
+  static constexpr double kBlind = 0.03;
+  /// Whether something this much slower than the best leads changes nothing.
+  static constexpr double kRival = 1.05;
 
   TrialRunner& runner_;
   std::span<const Trial> trials_;
@@ -166,7 +178,7 @@ class Sampler {
   std::mt19937 random_{1};
   std::size_t passes_ = 0;
   std::size_t base_ = 0;
-  bool lead_in_noise_ = false;
+  bool undecided_ = false;
 };
 
 }  // namespace

@@ -50,9 +50,10 @@ struct SamplingOptions {
   double deadline_s = 1e300;  ///< On the runner's clock.
   double latest_s = 0;        ///< Up to here min_rounds are run even past the deadline: fewer say
                               ///< nothing. Packing and the first eviction may have taken the time.
-  /// … and more rounds while another leads the best reference by this share, but by less than twice
-  /// its standard error: a noisy minute costs time rather than the plan.
+  /// … and up to most_rounds while noise hides whether another leads the best reference by this
+  /// share: a noisy minute costs time rather than the plan.
   double worth_knowing = 0.02;
+  int most_rounds = 45;
 };
 
 /// Times `trials` as a model calls kernels, one after another: in every pass each runs once,

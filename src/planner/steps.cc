@@ -126,9 +126,11 @@ class StepMaker {
       std::vector<Trial> trials;
       trials.reserve(options.size());
       for (const Option& option : options) trials.push_back({format_, option.kernel, at(b).n});
-      const std::vector<Timing> timings =
-          sample(*runner_, trials,
-                 {.min_rounds = 3, .max_rounds = 5, .deadline_s = inputs_.request.time_budget_s});
+      const std::vector<Timing> timings = sample(*runner_, trials,
+                                                 {.min_rounds = 3,
+                                                  .max_rounds = 5,
+                                                  .deadline_s = inputs_.request.time_budget_s,
+                                                  .most_rounds = 5});
       double fastest = std::numeric_limits<double>::infinity();
       for (std::size_t i = 0; i < options.size(); ++i) {
         if (timings[i].samples == 0 || timings[i].median_us >= fastest) continue;

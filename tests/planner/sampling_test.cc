@@ -84,7 +84,7 @@ TEST(Sample, KeepsSamplingWhileContendersAreWithinTheNoise) {
   ScriptedRunner runner;
   runner.set("slow", 1, 100);
   runner.times[{"fast", 1}] = noisy;
-  sample(runner, std::span(kTrials).first(2), {.min_rounds = 3, .max_rounds = 20});
+  sample(runner, std::span(kTrials).first(2), {.max_rounds = 20, .most_rounds = 20});
   EXPECT_EQ(runner.rounds, 20);
 }
 
@@ -121,7 +121,8 @@ TEST(Sample, GoesOnPastTheDeadlineWhileNoiseHidesALead) {
             .max_rounds = 15,
             .deadline_s = -1,
             .latest_s = 1e300,
-            .worth_knowing = worth_knowing});
+            .worth_knowing = worth_knowing,
+            .most_rounds = 15});
     return runner.rounds;
   };
   EXPECT_GT(rounds(75, 0.02), 3);
@@ -225,6 +226,24 @@ TEST(Sample, TheFastestReferenceIsTheOneToBeat) {
   EXPECT_GT(timings[0].noise, 0.05);
 }
 
+TEST(Sample, NoiseWithoutALeadMayHideOne) {
+  // Equal medians so far, and bursts; the calm that follows shows a lead of 10 %.
+  ScriptedRunner runner;
+  runner.set("slow", 1, 100);
+  runner.times[{"fast", 1}] = [](int i) { return i < 16 ? noisy(i) : 90.0; };
+  const auto two = std::span(kTrials).first(2);
+  const auto timings = sample(runner, two, {.max_rounds = 15, .most_rounds = 60});
+  EXPECT_GT(runner.rounds, 15);
+  EXPECT_NEAR(timings[1].median_us, 90, 1e-9);
+  EXPECT_LT(timings[1].noise, 0.05);
+
+  ScriptedRunner calm;
+  calm.set("slow", 1, 100);
+  calm.times[{"fast", 1}] = [](int i) { return 100.0 + (i % 3 - 1); };
+  sample(calm, two, {.max_rounds = 15, .most_rounds = 60});
+  EXPECT_LE(calm.rounds, 15) << "nothing hides in 1 %";
+}
+
 TEST(Sample, ASlowReferenceRetires) {
   const FakeKernel tiles("tiles", format::dense_tiles(16, 16), microseconds(1));
   const std::vector<Trial> trials{{format::kDense, &kSlow, 1},
@@ -234,7 +253,8 @@ TEST(Sample, ASlowReferenceRetires) {
   runner.set("slow", 1, 300);
   runner.set("tiles", 1, 100);
   runner.times[{"fast", 1}] = noisy;
-  const auto timings = sample(runner, trials, {.references = 2, .max_rounds = 12});
+  const auto timings =
+      sample(runner, trials, {.references = 2, .max_rounds = 12, .most_rounds = 12});
   EXPECT_TRUE(timings[0].dropped);
   EXPECT_EQ(timings[0].samples, 3);
   EXPECT_NEAR(timings[0].median_us, 300, 1e-9);
