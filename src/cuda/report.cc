@@ -3,6 +3,7 @@
 
 #include "cuda/compiler.h"
 #include "cuda/cublas.h"
+#include "cuda/cusparselt.h"
 #include "cuda/device.h"
 #include "cuda/driver.h"
 #include "rarefy/device.h"
@@ -15,10 +16,10 @@ std::string version_text(int version) {
   return version > 0 ? fmt::format("{}.{}", version / 1000, version % 1000 / 10) : std::string();
 }
 
-GpuLibrary entry(const char* name, int version, const cuda::Library& library,
+GpuLibrary entry(const char* name, const std::string& version, const cuda::Library& library,
                  const std::string& error) {
   return {.name = name,
-          .version = version_text(version),
+          .version = version,
           .file = library.file,
           .place = library.place,
           .error = library ? error : library.error};
@@ -30,9 +31,11 @@ std::vector<GpuLibrary> gpu_libraries() {
   const cuda::DriverState& driver = cuda::driver_state();
   const cuda::CompilerState& compiler = cuda::compiler_state();
   const cuda::BlasState& blas = cuda::cublaslt_state();
-  return {entry("driver", driver.version, driver.library, driver.error),
-          entry("NVRTC", compiler.version, compiler.library, compiler.error),
-          entry("cuBLASLt", 0, blas.library, blas.error)};
+  const cuda::SparseLtState& sparse = cuda::cusparselt_state();
+  return {entry("driver", version_text(driver.version), driver.library, driver.error),
+          entry("NVRTC", version_text(compiler.version), compiler.library, compiler.error),
+          entry("cuBLASLt", "", blas.library, blas.error),
+          entry("cuSPARSELt", sparse.version, sparse.library, sparse.error)};
 }
 
 std::vector<GpuDevice> gpu_devices() {

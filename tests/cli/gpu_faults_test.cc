@@ -132,5 +132,27 @@ TEST(GpuFaults, DoctorSaysThemAll) {
   said({.gpu = "sm75"}, "expected compute capability 8.0 or newer, found 7.5");
 }
 
+TEST(GpuFaults, DoctorKnowsCuSparseLt) {
+  const auto found = [](const std::string& libraries, const std::string& version) {
+    const Outcome run =
+        run_rarefy("doctor --json", "env RAREFY_CUDA_LIBS=" RAREFY_FAKE_CUDA + libraries +
+                                        " FAKE_CUSPARSELT=" + version + " ");
+    EXPECT_EQ(run.status, 0) << run.err;
+    const Json doctor = run.json();
+    for (const Json& library : doctor.at("gpu").at("libraries"))
+      if (library.at("name") == "cuSPARSELt") return library;
+    ADD_FAILURE() << run.out;
+    return Json();
+  };
+  const Json there = found("/sparselt", "0.7");
+  EXPECT_EQ(there.at("version"), "0.7.1");
+  EXPECT_EQ(there.at("place"), "RAREFY_CUDA_LIBS");
+  EXPECT_EQ(there.at("error"), "");
+  const std::string old = found("/sparselt", "0.5").at("error");
+  EXPECT_NE(old.find("libcusparseLt.so.0: expected cuSPARSELt 0.6 or newer, found 0.5.1"),
+            std::string::npos)
+      << old;
+}
+
 }  // namespace
 }  // namespace rarefy::testing

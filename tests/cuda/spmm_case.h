@@ -103,12 +103,16 @@ class Case {
     return result;
   }
 
-  void expect_close(const std::vector<float>& result, const std::string& what) const {
+  /// @param rounds_sums sums are rounded to the output's dtype ahead of bias and activation
+  void expect_close(const std::vector<float>& result, const std::string& what,
+                    bool rounds_sums = false) const {
     // The output's own rounding, and 16 roundings of f32 on what a sum of K products of about 1
     // passes through: 4·√K holds nearly all of them.
     const double output_eps = p_.output == DType::kF32   ? 0x1p-24
                               : p_.output == DType::kF16 ? 0x1p-11
                                                          : 0x1p-8;
+    const bool twice = rounds_sums && (p_.bias || p_.activation != Activation::kNone);
+    const double sum_eps = (twice ? output_eps : 0) + 0x1p-23 * 16;
     for (std::size_t i = 0; i < result.size(); ++i) {
       const double expected = reference_[i];
       if (std::isnan(expected)) {
@@ -119,8 +123,7 @@ class Case {
         ASSERT_EQ(result[i], expected) << what << " at " << i;
         continue;
       }
-      const double tolerance =
-          output_eps * std::abs(expected) * 2 + bound_[i] * 0x1p-23 * 16 + 1e-6;
+      const double tolerance = output_eps * std::abs(expected) * 2 + bound_[i] * sum_eps + 1e-6;
       ASSERT_NEAR(result[i], expected, tolerance) << what << " at " << i;
     }
   }

@@ -83,6 +83,9 @@ struct Candidate {
   double estimate_us = 0;  ///< From counted bytes and issue slots.
   bool always = false;     ///< Measured whatever its estimate: dense, which no choice may lose to.
   cuda::Source source;     ///< Compiled ahead of `build`, by many threads; may be empty.
+  /// Why this weight is not taken, before it takes another candidate's place among those that are
+  /// measured; empty: it is taken. None: any weight is.
+  std::function<std::string(const Weight& weight)> refuses;
   std::function<std::unique_ptr<Operator>(const Weight& weight, const cuda::Stream& stream)> build;
   /// Variations that are compiled and measured only if this is the fastest; their names begin with
   /// this one's. May be empty.

@@ -11,5 +11,6 @@ const Family& dense_family();
 const Family& gather_family();
 const Family& scatter_family();
 const Family& sliced_family();
+const Family& structured_family();
 
 }  // namespace rarefy::gpu

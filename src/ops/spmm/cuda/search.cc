@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstring>
 #include <limits>
 #include <optional>
 #include <random>
@@ -30,12 +31,17 @@ std::uint64_t fnv1a(std::string_view text) {
 
 /// Activations of one measurement: ordinary numbers, since zeros draw less power and run faster.
 cuda::DeviceBuffer random_activations(const cuda::Stream& stream, std::int64_t count, DType dtype) {
+  // So many and no more, over and over: a prime, so that neighbouring tokens differ.
+  constexpr std::int64_t kDifferent = 65537;
   std::mt19937 random(1);
   std::normal_distribution<float> normal;
-  std::vector<float> values(static_cast<std::size_t>(count));
+  std::vector<float> values(static_cast<std::size_t>(std::min(count, kDifferent)));
   for (float& v : values) v = normal(random);
-  std::vector<std::byte> bytes(values.size() * size_of(dtype));
+  std::vector<std::byte> bytes(static_cast<std::size_t>(count) * size_of(dtype));
+  const std::size_t period = values.size() * size_of(dtype);
   convert_elements(values.data(), DType::kF32, bytes.data(), dtype, values.size());
+  for (std::size_t done = period; done < bytes.size(); done += period)
+    std::memcpy(bytes.data() + done, bytes.data(), std::min(period, bytes.size() - done));
   return cuda::upload<std::byte>(stream, bytes);
 }
 
@@ -135,6 +141,21 @@ std::optional<Candidate> find_candidate(std::span<const Candidate> candidates,
   return std::nullopt;
 }
 
+/// Takes out what does not take the weight; returns it with the reasons.
+std::vector<Tried> take_out_refused(std::vector<Candidate>& candidates, const Weight& weight) {
+  std::vector<Tried> refused;
+  std::erase_if(candidates, [&](const Candidate& c) {
+    std::string reason = c.refuses ? c.refuses(weight) : std::string();
+    if (reason.empty()) return false;
+    refused.push_back({.name = c.name,
+                       .estimate_us = c.estimate_us,
+                       .refused = true,
+                       .reason = std::move(reason)});
+    return true;
+  });
+  return refused;
+}
+
 /// Place of the kernel that is taken: the fastest, or, of those within `factor` of it, the fastest
 /// among the smallest. Sizes that differ by less than kSameSize are alike.
 std::size_t smallest_of_the_fast(const Choice& choice, double factor) {
@@ -215,6 +236,7 @@ Choice choose(const Weight& weight, const Problem& problem, const cuda::Stream& 
   if (!options.only.empty())
     std::erase_if(candidates,
                   [&](const Candidate& c) { return !c.name.starts_with(options.only); });
+  const std::vector<Tried> refused = take_out_refused(candidates, weight);
   Json key = key_of(problem, *weight.pattern, device, candidates);
   key["given_for_bytes"] = options.given_for_bytes;
   const ChoiceCache cache(options.use_cache && options.only.empty(), key);
@@ -291,6 +313,7 @@ Choice choose(const Weight& weight, const Problem& problem, const cuda::Stream& 
   if (const std::optional<Candidate> c = find_candidate(candidates, choice.name); c && c->refine) {
     for (const Candidate& variation : c->refine()) try_out(variation);
   }
+  choice.tried.insert(choice.tried.end(), refused.begin(), refused.end());
   if (choice.op == nullptr)
     fail(refusal, "GPU: no kernel for a {}x{} weight of {} and {} columns: {}", problem.m,
          problem.k, to_string(problem.weight), problem.n,
