@@ -52,12 +52,22 @@ void GpuCase::poison() const {
 }
 
 double GpuCase::error(Layout layout) const {
-  std::vector<std::byte> raw = cuda::download<std::byte>(stream_, c_);
-  if (layout == Layout::kFeatureMajor)
-    raw = transposed(raw.data(), weight_.m, n_, size_of(activations_));
-  std::vector<float> values(static_cast<std::size_t>(n_ * weight_.m));
-  convert_elements(raw.data(), activations_, values.data(), DType::kF32, values.size());
-  return truth_.error({values.data(), DType::kF32, n_, weight_.m, weight_.m});
+  // Only what is looked at comes back: all of C is hundreds of megabytes for thousands of tokens.
+  const bool by_token = layout == Layout::kTokenMajor;
+  const std::int64_t length = by_token ? weight_.m : n_;
+  std::vector<std::byte> raw(static_cast<std::size_t>(length) * size_of(activations_));
+  std::vector<float> line(static_cast<std::size_t>(length));
+  Buffer values(static_cast<std::size_t>(n_ * weight_.m) * sizeof(float));
+  auto* c = values.as<float>();
+  for (const std::int64_t at : by_token ? truth_.tokens() : truth_.rows()) {
+    cuda::copy_to_host(stream_, raw.data(),
+                       c_.address() + static_cast<std::size_t>(at) * raw.size(), raw.size());
+    stream_.synchronize();
+    convert_elements(raw.data(), activations_, line.data(), DType::kF32, line.size());
+    for (std::int64_t i = 0; i < length; ++i)
+      c[by_token ? at * weight_.m + i : i * weight_.m + at] = line[static_cast<std::size_t>(i)];
+  }
+  return truth_.error({c, DType::kF32, n_, weight_.m, weight_.m});
 }
 
 }  // namespace rarefy::bench

@@ -18,6 +18,10 @@ class Truth {
   /// `b` is n × k.
   Truth(const BenchWeight& weight, const ConstMatrixRef& b);
 
+  /// The rows of A and B that it looks at.
+  [[nodiscard]] const std::vector<std::int64_t>& rows() const { return rows_; }
+  [[nodiscard]] const std::vector<std::int64_t>& tokens() const { return tokens_; }
+
   /// Largest deviation of C (n × m, f32) over the largest result; infinite for NaN.
   [[nodiscard]] double error(const MatrixRef& c) const;
 

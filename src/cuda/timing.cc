@@ -5,11 +5,35 @@
 #include <vector>
 
 namespace rarefy::cuda {
+namespace {
+
+constexpr int kLeastReplays = 3;
+
+/// How many calls may lie in a graph for its least replays to fit into the budget.
+int calls_within_budget(const Stream& stream, const std::function<void(int copy)>& enqueue,
+                        double budget_us) {
+  const Graph graph(stream, [&] { enqueue(0); });
+  graph.launch(stream);  // Loads and warms.
+  const Event begin(stream.device());
+  const Event end(stream.device());
+  begin.record(stream);
+  graph.launch(stream);
+  end.record(stream);
+  end.synchronize();
+  const double us = std::max(end.microseconds_since(begin), 1.0);
+  return static_cast<int>(std::clamp(budget_us / kLeastReplays / us, 1.0, 1e6));
+}
+
+}  // namespace
 
 Timing time_calls(const Stream& stream, const std::function<void(int copy)>& enqueue,
                   const TimingOptions& options) {
   const int rounds = std::max(1, (options.calls + options.copies - 1) / options.copies);
-  const int calls = rounds * options.copies;
+  int calls = rounds * options.copies;
+  constexpr int kFew = 5;
+  if (calls > kFew)
+    calls =
+        std::min(calls, std::max(calls_within_budget(stream, enqueue, options.budget_us), kFew));
   const Graph graph(stream, [&] {
     for (int i = 0; i < calls; ++i) enqueue(i % options.copies);
   });
@@ -20,7 +44,6 @@ Timing time_calls(const Stream& stream, const std::function<void(int copy)>& enq
   const Event end(stream.device());
   std::vector<double> times;
   double total = 0;
-  constexpr int kLeastReplays = 3;
   for (int i = 0; i < options.replays; ++i) {
     begin.record(stream);
     graph.launch(stream);

@@ -15,7 +15,8 @@ struct Timing {
 };
 
 struct TimingOptions {
-  int calls = 20;  ///< In one graph; raised to whole rounds over `copies`.
+  int calls = 20;  ///< In one graph; raised to whole rounds over `copies`, down to 5 where that is
+                   ///< all that three replays within the budget allow.
   int copies = 1;  ///< `enqueue` gets 0 … copies-1 in turn: rotate weights through them, so that
                    ///< none is still in L2 when its turn comes again.
   int replays = 20;          ///< At most; the first is not timed.
