@@ -124,6 +124,13 @@ void save_rows(const std::filesystem::path& file, const cli::OrderedJson& rows,
     return std::any_of(added.begin(), added.end(),
                        [&](const CsvRow& row) { return same(old, row, key); });
   });
+  for (const CsvRow& row : added) {
+    const auto chosen = row.find("chosen");
+    if (chosen == row.end() || chosen->second != "true") continue;
+    for (CsvRow& old : all) {
+      if (same(old, row, kOpsProblem)) old["chosen"] = "false";
+    }
+  }
   all.insert(all.end(), added.begin(), added.end());
 
   std::string text = fmt::format("{}\n", fmt::join(header, ","));

@@ -36,8 +36,9 @@ inline constexpr std::array kOpsKey{"shape",   "n",       "sparsity", "dtype",  
                                     "pattern", "threads", "layout",   "method", "format"};
 
 /// Merges rows into the CSV file: a row with the same cells in the columns of `key` is replaced
-/// (a cell that the file lacks or leaves empty is like any), others stay. A new header rewrites
-/// the file with what both have in common. Written through a temporary file. Throws `Error` (kIo,
+/// (a cell that the file lacks or leaves empty is like any), others stay, but what was chosen for
+/// the same problem before is so no longer. A new header rewrites the file with what both have in
+/// common. Written through a temporary file. Throws `Error` (kIo,
 /// kCorrupt).
 void save_rows(const std::filesystem::path& file, const cli::OrderedJson& rows,
                std::span<const char* const> key = kOpsKey);

@@ -155,6 +155,30 @@ TEST_F(SaveRows, ReplacesTheSameProblemAndKeepsOthers) {
   EXPECT_EQ(lines(), 4U);
 }
 
+TEST_F(SaveRows, AProblemHasOneChoice) {
+  const auto chosen = [](const std::string& method, bool is, const Context& context) {
+    return cli::OrderedJson::array(
+        {row_to_json({.method = method, .format = "f", .chosen = is}, context)});
+  };
+  const auto choices = [&] {
+    const std::string text = read_text(file);
+    std::size_t count = 0;
+    for (std::size_t at = text.find("true"); at != std::string::npos;
+         at = text.find("true", at + 1))
+      ++count;
+    return count;
+  };
+  Context other = kContext;
+  other.n = 16;
+  save_rows(file, chosen("a", true, other));
+  save_rows(file, chosen("a", true, kContext));
+  save_rows(file, chosen("b", false, kContext));
+  EXPECT_EQ(choices(), 2U) << "a row that is not chosen says nothing";
+  save_rows(file, chosen("b", true, kContext));
+  EXPECT_EQ(choices(), 2U);
+  EXPECT_EQ(lines(), 4U) << "what was measured stays";
+}
+
 TEST_F(SaveRows, RowsFromBeforeAColumnAreReplacedToo) {
   std::filesystem::create_directories(file.parent_path());
   std::ofstream(file)
