@@ -5,6 +5,7 @@
 #include "base/check.h"
 #include "planner/partition.h"
 #include "planner/search_space.h"
+#include "planner/wake_apart.h"
 #include "rarefy/cpu.h"
 
 namespace rarefy::bench {
@@ -35,10 +36,7 @@ class OurMethod final : public Method {
     while (std::ssize(copies_) < copies)
       copies_.push_back(pack(problem_.weight.source(), format_, problem_.pool));
   }
-  /// Threads that slept wake up, each on a core of its own: as operators of a model find them.
-  void before() override {
-    problem_.pool.run([](int) {});
-  }
+  void before() override { planning::wake_apart(problem_.pool); }
   void run(int copy) override {
     SpmmArgs args;
     args.b = problem_.b;

@@ -7,6 +7,7 @@
 #include "planner/ceilings.h"
 #include "planner/estimate.h"
 #include "planner/read_streams.h"
+#include "planner/wake_apart.h"
 #include "rarefy/cpu.h"
 
 namespace rarefy::planning {
@@ -205,7 +206,8 @@ double CpuRunner::run_once(const Matrix& matrix, const Trial& trial) {
   args.precision = request_.precision;
   // The layer before has just written the activations, each thread its share: they are warm where
   // the weight is not. All of them in one core's cache made dense tiles take 414 us, not 282
-  // (384x1024, N = 512). It also wakes threads that slept, as they are awake within a model.
+  // (384x1024, N = 512).
+  wake_apart(pool_);
   const std::size_t share = a.b.size() / static_cast<std::size_t>(pool_.size());
   const std::size_t warm_bytes = std::min(share, kWarmBytes) / 512 * 512;
   pool_.run([&](int worker) {
