@@ -246,9 +246,9 @@ class OpenBlas final : public Method {
     }
   }
   void after() override {
-    // Its idle threads yield in a loop for 2^26 ticks before they sleep; there is no call to stop
-    // them.
-    std::this_thread::sleep_for(std::chrono::milliseconds(40));
+    // Its idle threads yield in a loop before they sleep (105 ms of Debian's 0.3.21), and whatever
+    // shares a core with one takes twice its time; there is no call to stop them.
+    std::this_thread::sleep_for(std::chrono::milliseconds(120));
   }
 
  private:

@@ -140,6 +140,7 @@ class Sampler {
     find_base();
     std::vector<Standing> standings(series_.size());
     double best = 1;
+    double best_error = 0;
     undecided_ = false;
     for (std::size_t i = 0; i < series_.size(); ++i) {
       if (series_[i].dropped) continue;
@@ -147,7 +148,9 @@ class Sampler {
       Standing& s = standings[i];
       s.ratio = median_of(ratios);
       s.error = i == base_ ? 0.0 : standard_error(ratios, s.ratio);
-      best = std::min(best, s.ratio);
+      if (s.ratio >= best) continue;
+      best = s.ratio;
+      best_error = s.error;
     }
     for (std::size_t i = options_.references; i < series_.size(); ++i)
       undecided_ = undecided_ || (standings[i].ratio <= best * kRival && may_lead(standings[i]));
@@ -155,11 +158,12 @@ class Sampler {
     double widest = 0;
     for (std::size_t i = 0; i < series_.size(); ++i) {
       if (series_[i].dropped) continue;
-      const double least = standings[i].ratio * (1 - 2 * standings[i].error);
-      series_[i].dropped = i != base_ && least > best * options_.drop_ratio;
-      if (least > best) continue;
+      const Standing& s = standings[i];
+      series_[i].dropped = i != base_ && s.ratio * (1 - 2 * s.error) > best * options_.drop_ratio;
+      const double lag_error = std::hypot(s.ratio * s.error, best * best_error);
+      if (s.ratio - best > 2 * lag_error) continue;
       ++contenders;
-      widest = std::max(widest, standings[i].error);
+      widest = std::max(widest, s.error);
     }
     return (contenders <= 1 || widest < 0.01) && !undecided_;
   }

@@ -1,5 +1,6 @@
 #include "planner/wake_apart.h"
 
+#include <atomic>
 #include <chrono>
 
 #include "rarefy/cpu.h"
@@ -9,28 +10,32 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-/// Long beside the microsecond that awake threads need to begin, short beside the calls to time.
-constexpr auto kSpin = std::chrono::microseconds(15);
-/// Two threads of one core spin one after the other.
-constexpr auto kPrompt = 2 * kSpin;
-/// Mostly one or two jobs do; where the system had to move a thread, up to 1.5 ms in 99 of 100.
-constexpr auto kLongest = std::chrono::milliseconds(10);
+/// Threads that are awake and apart meet within a few microseconds; those of one core when the
+/// first has used up its slice, milliseconds later.
+constexpr auto kPrompt = std::chrono::microseconds(30);
+/// For so long a thread waits in the open: the system moves one that it sees ready to run beside
+/// another, not one that sleeps.
+constexpr auto kMeeting = std::chrono::milliseconds(4);
+constexpr auto kLongest = std::chrono::milliseconds(30);
 
 }  // namespace
 
 void wake_apart(ThreadPool& pool) {
-  const auto begin = Clock::now();
+  const int threads = pool.size();
   // More threads than cores cannot be apart.
-  const bool can_be = pool.size() > 1 && pool.size() <= cpu_info().cores;
+  if (threads == 1 || threads > cpu_info().cores) return pool.run([](int) {});
+  const auto begin = Clock::now();
   for (auto now = begin; now - begin < kLongest;) {
     const auto start = now;
-    pool.run([](int) {
+    std::atomic<int> arrived{0};
+    pool.run([&](int) {
+      arrived.fetch_add(1, std::memory_order_relaxed);
       const auto from = Clock::now();
-      while (Clock::now() - from < kSpin) {
+      while (arrived.load(std::memory_order_relaxed) < threads && Clock::now() - from < kMeeting) {
       }
     });
     now = Clock::now();
-    if (!can_be || now - start < kPrompt) return;
+    if (now - start < kPrompt) return;
   }
 }
 

@@ -5,10 +5,10 @@
 
 namespace rarefy::planning {
 
-/// Runs short jobs on `pool` until one ends as fast as it does when every thread has a core, or
-/// 10 ms have passed. A thread that slept, or that another library's threads drove away, may wake
-/// on its caller's core and stay there for milliseconds: a call then takes twice its time, which
-/// within a model, where operators follow each other, the system has long mended.
+/// Lets the threads of `pool` meet in jobs until they do so as fast as with a core each, or 30 ms
+/// have passed. A thread that slept, or that another library's threads drove away, may wake on its
+/// caller's core and stay there as long as the two take turns: a call then takes twice its time.
+/// Within a model, where operators follow each other, the system has long mended that.
 void wake_apart(ThreadPool& pool);
 
 }  // namespace rarefy::planning

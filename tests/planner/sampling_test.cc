@@ -244,6 +244,17 @@ TEST(Sample, NoiseWithoutALeadMayHideOne) {
   EXPECT_LE(calm.rounds, 15) << "nothing hides in 1 %";
 }
 
+TEST(Sample, TheBestMayOwnTheNoise) {
+  // Known exactly, and 4 % behind one that is known to 10: either may be the faster.
+  ScriptedRunner runner;
+  runner.set("slow", 1, 100);
+  runner.times[{"fast", 1}] = [](int i) { return 0.5 * noisy(i); };
+  runner.set("worse", 1, 52);
+  const auto timings = sample(runner, kTrials, {.max_rounds = 12});
+  EXPECT_EQ(timings[1].samples, 12);
+  EXPECT_EQ(timings[2].samples, 12);
+}
+
 TEST(Sample, ASlowReferenceRetires) {
   const FakeKernel tiles("tiles", format::dense_tiles(16, 16), microseconds(1));
   const std::vector<Trial> trials{{format::kDense, &kSlow, 1},

@@ -20,7 +20,7 @@ double seconds_of(ThreadPool& pool) {
 TEST(WakeApart, GivesUpWhereThreadsCannotBeApart) {
   ThreadPool one(1);
   ThreadPool many(4 * cpu_info().cores);
-  // A single job, or 10 ms and the slices of a busy machine's other programs.
+  // A single job each, and the slices of a busy machine's other programs.
   EXPECT_LT(seconds_of(one), 1);
   EXPECT_LT(seconds_of(many), 1);
 }
