@@ -9,8 +9,9 @@
 namespace rarefy::planning {
 namespace {
 
-/// A sparse format must beat dense by this much at least, and by twice its own standard error:
-/// between runs of a program, timings differ by a per cent or two even where they are stable.
+/// A sparse format must beat dense by this much at least, and lose no more were it slower by twice
+/// its standard error: between runs of a program, timings differ by a per cent or two even where
+/// they are stable.
 constexpr double kLeastGain = 0.02;
 /// Estimates are further off than measurements; a plan that rests on them alone wants more.
 constexpr double kLeastEstimatedGain = 0.10;
@@ -105,6 +106,13 @@ struct Standing {
   std::size_t bytes = 0;
   bool fits = true;
 };
+
+/// Whether a format is faster than dense, and no risk.
+bool beats(const Score& s, double dense) {
+  if (!s.measured) return s.value <= dense * (1 - kLeastEstimatedGain);
+  return s.value <= dense * (1 - kLeastGain) &&
+         s.value * (1 + 2 * s.noise) <= dense * (1 + kLeastGain);
+}
 
 /// Whether `s` was measured to be as fast as `best`, as far as the noise lets tell.
 bool as_fast(const Standing& s, const Standing& best) {
@@ -254,11 +262,7 @@ std::optional<FormatSpec> choose_format(std::span<Entry> entries, const PlanRequ
   for (const Standing& s : standings) {
     if (is_dense(s.format) || !s.fits || !s.score.complete) continue;
     if (only_measured && !s.score.measured) continue;
-    if (dense != nullptr) {
-      const double gain =
-          s.score.measured ? std::max(kLeastGain, 2 * s.score.noise) : kLeastEstimatedGain;
-      if (s.score.value > dense->score.value * (1 - gain)) continue;
-    }
+    if (dense != nullptr && !beats(s.score, dense->score.value)) continue;
     rivals.push_back(&s);
   }
   const Standing* sparse = nullptr;

@@ -26,7 +26,7 @@ namespace rarefy {
 namespace {
 
 /// Raised when the way of measuring or choosing changes: older plans are misses.
-constexpr int kPolicyVersion = 6;
+constexpr int kPolicyVersion = 7;
 
 /// A timing with a larger standard error teaches nothing.
 constexpr double kMostNoise = 0.15;

@@ -129,7 +129,7 @@ class Sampler {
   /// Whether a lead that is worth knowing is seen but not sure, or may hide where nothing is seen.
   [[nodiscard]] bool may_lead(const Standing& s) const {
     const double enough = 1 - options_.worth_knowing;
-    const bool sure = s.ratio <= 1 - 2 * s.error;
+    const bool sure = s.ratio * (1 + 2 * s.error) <= 1 + options_.worth_knowing;
     const bool blind = s.error > kBlind && s.ratio <= 1 + options_.worth_knowing &&
                        s.ratio * (1 - 2 * s.error) <= enough;
     return !sure && (s.ratio <= enough || blind);

@@ -51,7 +51,7 @@ struct SamplingOptions {
   double latest_s = 0;        ///< Up to here min_rounds are run even past the deadline: fewer say
                               ///< nothing. Packing and the first eviction may have taken the time.
   /// … and up to most_rounds while noise hides whether another leads the best reference by this
-  /// share: a noisy minute costs time rather than the plan.
+  /// share, or might lose as much: a noisy minute costs time rather than the plan.
   double worth_knowing = 0.02;
   int most_rounds = 45;
 };
