@@ -39,7 +39,7 @@ struct Flags {
   std::int64_t batch = 512;
   std::int64_t sequences = 1;
   std::string output = "md";
-  std::string random, workdir, save;
+  std::string random, blocks, workdir, save;
   bool save_given = false, parts = false;
   std::vector<double> sparsities{0.0};
 };
@@ -315,6 +315,15 @@ void save_models(const Flags& flags, OrderedJson rows) {
   bench::save_rows(root / device / "models.csv", rows, kKey);
 }
 
+/// "64x64"; 1x1 where nothing was said.
+std::pair<int, int> block_shape(const std::string& text) {
+  int rows = 1, cols = 1, read = 0;
+  if (!text.empty() && (std::sscanf(text.c_str(), "%5dx%5d%n", &rows, &cols, &read) != 2 ||
+                        read != std::ssize(text) || rows < 1 || cols < 1))
+    fail(ErrorKind::kInvalidArgument, "--blocks: expected a shape such as 64x64, got '{}'", text);
+  return {rows, cols};
+}
+
 void run(const Flags& flags, const Session& session) {
   OrderedJson rows = OrderedJson::array();
   if (flags.random.empty()) {
@@ -324,9 +333,13 @@ void run(const Flags& flags, const Session& session) {
         rows);
   } else {
     for (double sparsity : flags.sparsities) {
-      char name[64];
-      std::snprintf(name, sizeof name, "random-%s-%.0f%%", flags.random.c_str(), 100 * sparsity);
-      const RandomCheckpoint random{.config = random_shape(flags.random), .sparsity = sparsity};
+      const auto [block_rows, block_cols] = block_shape(flags.blocks);
+      const RandomCheckpoint random{.config = random_shape(flags.random),
+                                    .sparsity = sparsity,
+                                    .block_rows = block_rows,
+                                    .block_cols = block_cols};
+      const std::string name = fmt::format("random-{}-{:.0f}%{}{}", flags.random, 100 * sparsity,
+                                           flags.blocks.empty() ? "" : "-", flags.blocks);
       if (runs_on_gpu(flags, session)) {
         const auto checkpoint = random_checkpoint(random);
         bench_model(
@@ -397,6 +410,9 @@ void add_bench(CLI::App& app, Session& session) {
       ->delimiter(',')
       ->check(number(0, 0.99))
       ->type_name("S,…");
+  verb->add_option("--blocks", flags->blocks,
+                   "With --random: zeros come in blocks of this shape (default: one by one)")
+      ->type_name("RxC");
   verb->add_option(
           "--workdir", flags->workdir,
           "With --random on the CPU: where its checkpoint lies meanwhile (default: the temporary "

@@ -231,9 +231,10 @@ void add_bench_ops(CLI::App& bench, Session& session) {
   list(verb->add_option("--n", flags->ns, "Columns of activations")->check(whole(1)), "N,…");
   list(verb->add_option("--sparsity", flags->sparsities, "Shares of zeros")->check(number(0, 1)),
        "S,…");
-  list(verb->add_option("--pattern", flags->patterns,
-                        "uniform, blockskew, blockempty, rowskew, blocks such as 16x32, 2:4, or a "
-                        ".smtx/.mtx file"),
+  list(verb->add_option(
+           "--pattern", flags->patterns,
+           "uniform, blockskew, blockempty, outliers, rowskew, blocks such as 16x32, 2:4, or a "
+           ".smtx/.mtx file"),
        "NAME,…");
   verb->add_option("--dtype", flags->dtype, "bf16, fp16 or fp32: of the weight")
       ->capture_default_str();

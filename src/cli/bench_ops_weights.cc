@@ -135,19 +135,33 @@ Keep keep_nm(const WeightSpec& spec, std::int64_t n, std::int64_t m) {
   };
 }
 
+/// 64x64 blocks are full, or keep one value in 200; as many are full as `sparsity` asks for.
+Keep keep_outliers(const WeightSpec& spec) {
+  constexpr std::int64_t kBlock = 64;
+  constexpr double kOutliers = 0.005;
+  require(spec.sparsity <= 1 - kOutliers, "--sparsity: expected at most {} for outliers, got {}",
+          1 - kOutliers, spec.sparsity);
+  const std::int64_t grid = (spec.k + kBlock - 1) / kBlock;
+  const double full = (1 - spec.sparsity - kOutliers) / (1 - kOutliers);
+  return [=, seed = spec.seed](std::int64_t r, std::int64_t c, std::uint64_t bits) {
+    const auto block = static_cast<std::uint64_t>(r / kBlock * grid + c / kBlock);
+    return unit(draw(seed, kBlocks, block)) < full || unit(bits) < kOutliers;
+  };
+}
+
 Keep keep_for(const WeightSpec& spec) {
   if (spec.pattern == "uniform") return keep_uniform(spec.sparsity);
   if (spec.pattern == "blockskew") return keep_blockskew(spec);
   if (spec.pattern == "blockempty") return keep_blockempty(spec);
+  if (spec.pattern == "outliers") return keep_outliers(spec);
   if (spec.pattern == "rowskew") return keep_rowskew(spec);
   if (const auto block = parse_pair(spec.pattern, 'x'))
     return keep_blocks(spec, block->first, block->second);
   if (const auto group = parse_pair(spec.pattern, ':'))
     return keep_nm(spec, group->first, group->second);
   fail(ErrorKind::kInvalidArgument,
-       "--pattern: expected uniform, blockskew, blockempty, rowskew, a block such as 16x32, a "
-       "ratio such as 2:4 "
-       "or a file .smtx or .mtx, got '{}'",
+       "--pattern: expected uniform, blockskew, blockempty, outliers, rowskew, a block such as "
+       "16x32, a ratio such as 2:4 or a file .smtx or .mtx, got '{}'",
        spec.pattern);
 }
 

@@ -18,6 +18,7 @@ struct WeightSpec {
   /// - "uniform": every position on its own, kept with probability 1 - sparsity.
   /// - "blockskew": 64x64 blocks whose sparsity lies between 30 % and 99 %, `sparsity` over all.
   /// - "blockempty": half of the 64x64 blocks are empty, the others uniform, `sparsity` over all.
+  /// - "outliers": some 64x64 blocks are full, the others keep one value in 200.
   /// - "rowskew": row densities spread lognormally (sigma 0.8), `sparsity` over all.
   /// - "RxC", such as "16x32": whole blocks absent with probability `sparsity`, the others full.
   /// - "N:M", such as "2:4": N random positions of every M kept; sparsity follows.

@@ -64,6 +64,30 @@ void fill_row(std::uint64_t key, const std::vector<BFloat16>& table, BFloat16* r
   }
 }
 
+/// The bits that decide about blocks are none of those that make values.
+constexpr std::uint64_t kBlocks = 0x5EED0F0B10C45ULL;
+
+/// Values of one tensor: all from the quantiles, and blocks that are zero.
+struct Values {
+  std::uint64_t key = 0;
+  std::shared_ptr<const std::vector<BFloat16>> table;
+  double empty = 0;  ///< Share of blocks.
+  int block_rows = 1, block_cols = 1;
+
+  void fill(std::int64_t r, BFloat16* row, std::int64_t cols) const {
+    fill_row(key + static_cast<std::uint64_t>(r), *table, row, cols);
+    if (empty == 0) return;
+    const std::int64_t grid = (cols + block_cols - 1) / block_cols;
+    for (std::int64_t block = 0; block < grid; ++block) {
+      const auto place = static_cast<std::uint64_t>(r / block_rows * grid + block);
+      const double unit = static_cast<double>(mixed(mixed(key ^ kBlocks) + place) >> 11) * 0x1p-53;
+      const std::int64_t first = block * block_cols;
+      if (unit < empty)
+        std::fill(row + first, row + std::min(cols, first + block_cols), BFloat16{});
+    }
+  }
+};
+
 struct Tensor {
   std::string name;
   std::int64_t rows, cols;
@@ -89,8 +113,8 @@ std::vector<Tensor> list_tensors(const RandomCheckpoint& model) {
   return tensors;
 }
 
-void write_tensor(SafetensorsWriter& writer, const Tensor& tensor, std::uint64_t key,
-                  const std::vector<BFloat16>& table, ThreadPool& pool) {
+void write_tensor(SafetensorsWriter& writer, const Tensor& tensor, const Values& from,
+                  ThreadPool& pool) {
   if (tensor.norm) {
     const std::vector<BFloat16> ones(static_cast<std::size_t>(tensor.cols), to_bfloat16(1.0F));
     writer.write(ones.data(), ones.size() * sizeof(BFloat16));
@@ -104,27 +128,42 @@ void write_tensor(SafetensorsWriter& writer, const Tensor& tensor, std::uint64_t
     values.resize(static_cast<std::size_t>(rows * tensor.cols));
     pool.parallel_for(rows, [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t r = begin; r < end; ++r)
-        fill_row(key + static_cast<std::uint64_t>(first + r), table,
-                 values.data() + r * tensor.cols, tensor.cols);
+        from.fill(first + r, values.data() + r * tensor.cols, tensor.cols);
     });
     writer.write(values.data(), values.size() * sizeof(BFloat16));
   }
 }
 
-std::uint64_t key_of(const RandomCheckpoint& model, std::size_t tensor) {
-  return mixed(model.seed * 0x9E3779B97F4A7C15U + tensor + 1);
-}
+/// The values of every tensor of a model.
+class ValuesOf {
+ public:
+  explicit ValuesOf(const RandomCheckpoint& model)
+      : model_(model),
+        dense_(std::make_shared<const std::vector<BFloat16>>(quantile_table(0))),
+        pruned_(in_blocks() ? dense_
+                            : std::make_shared<const std::vector<BFloat16>>(
+                                  quantile_table(model.sparsity))) {}
+
+  [[nodiscard]] Values operator()(const Tensor& tensor, std::size_t index) const {
+    return {.key = mixed(model_.seed * 0x9E3779B97F4A7C15U + index + 1),
+            .table = tensor.pruned ? pruned_ : dense_,
+            .empty = tensor.pruned && in_blocks() ? model_.sparsity : 0,
+            .block_rows = model_.block_rows,
+            .block_cols = model_.block_cols};
+  }
+
+ private:
+  [[nodiscard]] bool in_blocks() const { return model_.block_rows * model_.block_cols > 1; }
+
+  const RandomCheckpoint& model_;
+  std::shared_ptr<const std::vector<BFloat16>> dense_, pruned_;
+};
 
 /// Rows that are made when they are read.
 class RandomRows final : public RowSource {
  public:
-  RandomRows(const Tensor& tensor, std::uint64_t key,
-             std::shared_ptr<const std::vector<BFloat16>> table)
-      : rows_(tensor.rows),
-        cols_(tensor.cols),
-        norm_(tensor.norm),
-        key_(key),
-        table_(std::move(table)) {}
+  RandomRows(const Tensor& tensor, Values values)
+      : rows_(tensor.rows), cols_(tensor.cols), norm_(tensor.norm), values_(std::move(values)) {}
   [[nodiscard]] std::int64_t rows() const override { return rows_; }
   [[nodiscard]] std::int64_t cols() const override { return cols_; }
   [[nodiscard]] DType dtype() const override { return DType::kBF16; }
@@ -134,15 +173,13 @@ class RandomRows final : public RowSource {
       std::fill_n(to, (end - begin) * cols_, to_bfloat16(1.0F));
       return;
     }
-    for (std::int64_t r = begin; r < end; ++r)
-      fill_row(key_ + static_cast<std::uint64_t>(r), *table_, to + (r - begin) * cols_, cols_);
+    for (std::int64_t r = begin; r < end; ++r) values_.fill(r, to + (r - begin) * cols_, cols_);
   }
 
  private:
   std::int64_t rows_, cols_;
   bool norm_;
-  std::uint64_t key_;
-  std::shared_ptr<const std::vector<BFloat16>> table_;
+  Values values_;
 };
 
 Shape shape_of(const Tensor& t) {
@@ -189,6 +226,9 @@ void check(const RandomCheckpoint& model) {
   const ModelConfig& c = model.config;
   require(model.sparsity >= 0 && model.sparsity < 1,
           "random checkpoint: sparsity: expected at least 0 and below 1, got {}", model.sparsity);
+  require(model.block_rows > 0 && model.block_cols > 0,
+          "random checkpoint: expected blocks of at least 1x1, got {}x{}", model.block_rows,
+          model.block_cols);
   require(c.family == Family::kLlama && !c.qkv_bias && !c.o_bias && !c.mlp_bias && !c.qk_norm,
           "random checkpoint: expected a Llama without biases, got {}", to_string(c.family));
 }
@@ -251,14 +291,13 @@ void write_random_checkpoint(const std::filesystem::path& directory, const Rando
          error.message());
   }
   const std::vector<Tensor> tensors = list_tensors(model);
-  const std::vector<BFloat16> dense = quantile_table(0);
-  const std::vector<BFloat16> pruned = quantile_table(model.sparsity);
+  const ValuesOf values(model);
   SafetensorsWriter writer(directory / "model.safetensors");
   for (const Tensor& t : tensors) writer.declare(t.name, DType::kBF16, shape_of(t));
   for (std::size_t i = 0; i < tensors.size(); ++i) {
     progress.update("write", static_cast<std::int64_t>(i),
                     static_cast<std::int64_t>(tensors.size()), tensors[i].name);
-    write_tensor(writer, tensors[i], key_of(model, i), tensors[i].pruned ? pruned : dense, pool);
+    write_tensor(writer, tensors[i], values(tensors[i], i), pool);
   }
   writer.finish(/*durable=*/false);
   copy_tokenizer(model.tokenizer_from, directory);
@@ -273,29 +312,26 @@ std::shared_ptr<const Checkpoint> random_checkpoint(const RandomCheckpoint& mode
   check(model);
   struct Known {
     Tensor tensor;
-    std::uint64_t key;
+    Values values;
   };
+  const ValuesOf values(model);
   std::map<std::string, Known> known;
   std::vector<CheckpointTensor> described;
-  std::vector<Tensor> tensors = list_tensors(model);
+  const std::vector<Tensor> tensors = list_tensors(model);
   for (std::size_t i = 0; i < tensors.size(); ++i) {
-    Tensor& t = tensors[i];
+    const Tensor& t = tensors[i];
     const std::size_t bytes = static_cast<std::size_t>(t.rows * t.cols) * sizeof(BFloat16);
     described.push_back({.name = t.name,
                          .dtype = DType::kBF16,
                          .shape = shape_of(t),
                          .bytes = bytes,
                          .dense_bytes = bytes});
-    const std::string name = t.name;
-    known.emplace(name, Known{std::move(t), key_of(model, i)});
+    known.emplace(t.name, Known{t, values(t, i)});
   }
-  const auto dense = std::make_shared<const std::vector<BFloat16>>(quantile_table(0));
-  const auto pruned = std::make_shared<const std::vector<BFloat16>>(quantile_table(model.sparsity));
   return Checkpoint::of("random weights", std::move(described),
-                        [known = std::move(known), dense, pruned](const std::string& name) {
+                        [known = std::move(known)](const std::string& name) {
                           const Known& of = known.at(name);
-                          return std::make_shared<RandomRows>(of.tensor, of.key,
-                                                              of.tensor.pruned ? pruned : dense);
+                          return std::make_shared<RandomRows>(of.tensor, of.values);
                         });
 }
 

@@ -14,10 +14,11 @@
 namespace rarefy {
 
 struct RandomCheckpoint {
-  ModelConfig config;       ///< A shape of `random_shape`, or any of the Llama family.
-  double sparsity = 0.0;    ///< Share of zeros in the linear weights of the layers, as pruning each
-                            ///< by magnitude would leave them: the smallest go.
-  bool prune_head = false;  ///< The output head too.
+  ModelConfig config;     ///< A shape of `random_shape`, or any of the Llama family.
+  double sparsity = 0.0;  ///< Share of zeros in the linear weights of the layers, as pruning each
+                          ///< by magnitude would leave them: the smallest go.
+  int block_rows = 1, block_cols = 1;  ///< Zeros come in blocks of this shape, at random places.
+  bool prune_head = false;             ///< The output head too.
   std::uint64_t seed = 0;
   /// tokenizer.json (and tokenizer_config.json) are copied from here, unless it is empty.
   std::filesystem::path tokenizer_from;

@@ -62,6 +62,19 @@ TEST(MakeWeight, ExtremesAreExact) {
   }
 }
 
+TEST(MakeWeight, OutliersLieBetweenFullBlocks) {
+  const BenchWeight weight =
+      make_weight({.m = 1024, .k = 1024, .sparsity = 0.75, .pattern = "outliers"});
+  EXPECT_NEAR(weight.sparsity, 0.75, 0.1);  // Of 256 blocks: four standard deviations.
+  int full = 0;
+  for (const double density : block_densities(weight)) {
+    EXPECT_TRUE(density == 1 || (density > 0 && density < 0.02)) << density;
+    full += density == 1 ? 1 : 0;
+  }
+  EXPECT_GT(full, 30);
+  EXPECT_THROW(make_weight({.m = 64, .k = 64, .sparsity = 0.999, .pattern = "outliers"}), Error);
+}
+
 TEST(MakeWeight, BlockskewSpreadsFrom30To99Percent) {
   const BenchWeight weight =
       make_weight({.m = 1024, .k = 1024, .sparsity = 0.7, .pattern = "blockskew"});

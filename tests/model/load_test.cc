@@ -84,9 +84,36 @@ TEST(RandomCheckpoint, HasTheSparsityAndTheBytesItPromises) {
   EXPECT_THROW(random_shape("2b"), Error);
 }
 
-TEST(RandomCheckpoint, IsTheSameInNoFile) {
+TEST(RandomCheckpoint, HasEmptyBlocksWhereAsked) {
+  const auto made = random_checkpoint(
+      {.config = random_shape("tiny"), .sparsity = 0.6, .block_rows = 16, .block_cols = 32});
+  std::int64_t empty = 0, blocks = 0;
+  for (const char* name :
+       {"model.layers.0.mlp.up_proj.weight", "model.layers.1.mlp.down_proj.weight"}) {
+    const PatternStats pattern = pattern_stats(*made->source(name));
+    for (const std::uint16_t nnz : pattern.block_nnz) {
+      ++blocks;
+      empty += nnz == 0;
+      EXPECT_TRUE(nnz == 0 || nnz > 16 * 32 - 8) << name;  // One quantile in 65536 is zero.
+    }
+  }
+  // Five standard deviations.
+  const auto count = static_cast<double>(blocks);
+  EXPECT_NEAR(static_cast<double>(empty) / count, 0.6, 5 * std::sqrt(0.24 / count));
+  EXPECT_EQ(pattern_stats(*made->source("model.embed_tokens.weight")).block_density(), 1.0);
+  EXPECT_THROW(random_checkpoint({.config = random_shape("tiny"), .block_rows = 0}), Error);
+}
+
+class RandomCheckpointTest : public ::testing::TestWithParam<int> {};
+INSTANTIATE_TEST_SUITE_P(Blocks, RandomCheckpointTest, ::testing::Values(1, 16));
+
+TEST_P(RandomCheckpointTest, IsTheSameInNoFile) {
   const Folder folder;
-  const RandomCheckpoint model{.config = random_shape("tiny"), .sparsity = 0.7, .seed = 3};
+  const RandomCheckpoint model{.config = random_shape("tiny"),
+                               .sparsity = 0.7,
+                               .block_rows = GetParam(),
+                               .block_cols = GetParam(),
+                               .seed = 3};
   write_random_checkpoint(folder.path(), model);
   const auto file = Checkpoint::open(folder.path());
   const auto made = random_checkpoint(model);
