@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import shutil
 import threading
 
 import pytest
@@ -12,6 +13,7 @@ import rarefy
 from rarefy import BlockSparseLinear, UnsupportedError, _core, ops
 from rarefy.ops import block_dense, block_places, block_sparse
 from torch import nn
+from torch.utils._triton import has_triton
 
 on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="missing: a GPU, or a torch that is built for it")
 M, K = 512, 768
@@ -416,11 +418,13 @@ def test_recorded_in_a_graph():
 @pytest.mark.filterwarnings(
     "ignore:`torch.jit.script_method` is deprecated:DeprecationWarning", "ignore:The CUDA Graph is empty"
 )  # torch's own.
-@pytest.mark.parametrize("backend", ["aot_eager", "cudagraphs"])
-def test_compiled_without_a_break(backend):
+@pytest.mark.parametrize("how", [{"backend": "aot_eager"}, {"mode": "reduce-overhead"}], ids=["aot_eager", "reduce-overhead"])
+def test_compiled_without_a_break(how):
+    if "mode" in how and not (has_triton() and shutil.which("cc")):
+        pytest.skip("Inductor needs Triton and a C compiler")
     torch._dynamo.reset()
     layer = BlockSparseLinear(K, M, density=0.25, block_shape=64, device="cuda", dtype=torch.bfloat16)
-    compiled = torch.compile(layer, backend=backend, fullgraph=True)
+    compiled = torch.compile(layer, **how, fullgraph=True)
     x = torch.randn(67, K, device="cuda").bfloat16().requires_grad_()
     for _ in range(3):
         y = train(compiled, x)
