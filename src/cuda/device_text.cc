@@ -11,4 +11,15 @@ std::string_view device_text(std::string_view name) {
   fail(ErrorKind::kInternal, "device code: no file {}", name);
 }
 
+const char* device_type(DType dtype) {
+  switch (dtype) {
+    case DType::kF32:
+      return "float";
+    case DType::kF16:
+      return "f16";
+    default:
+      return "bf16";
+  }
+}
+
 }  // namespace rarefy::cuda

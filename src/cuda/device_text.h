@@ -5,6 +5,8 @@
 #include <span>
 #include <string_view>
 
+#include "rarefy/dtype.h"
+
 namespace rarefy::cuda {
 
 struct DeviceText {
@@ -17,5 +19,8 @@ std::span<const DeviceText> device_texts();
 
 /// Throws `Error` (kInternal) when there is none of this name.
 std::string_view device_text(std::string_view name);
+
+/// "float", "f16", "bf16": the type in device code (number.cuh).
+const char* device_type(DType dtype);
 
 }  // namespace rarefy::cuda

@@ -8,7 +8,6 @@
 #include "base/check.h"
 #include "cuda/device_text.h"
 #include "ops/block_sparse/cuda/warpgroup_text.h"
-#include "ops/spmm/cuda/epilogue.h"
 
 namespace rarefy::gpu {
 namespace {
@@ -249,7 +248,7 @@ cuda::Source BlockConfig::source(const BlockProblem& problem) const {
   const auto define = [&](const char* what, auto value) {
     source.defines.push_back(fmt::format("{}={}", what, value));
   };
-  define("X_TYPE", device_type(problem.dtype));
+  define("X_TYPE", cuda::device_type(problem.dtype));
   define("STAGES", stages);
   define("BLOCK_COLUMNS", problem.block_cols);
   const auto text = [](const char* file) {

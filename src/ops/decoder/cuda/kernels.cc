@@ -67,7 +67,7 @@ cuda::Source embedding_source(const DecoderShape& shape, DType dtype) {
           .text = text_of("ops/embedding/cuda/embedding.cu"),
           .defines = {fmt::format("WIDTH={}", shape.hidden),
                       fmt::format("THREADS={}", row_threads(shape.hidden)),
-                      fmt::format("X={}", device_type(dtype))}};
+                      fmt::format("X={}", cuda::device_type(dtype))}};
 }
 
 cuda::Source add_norm_source(const DecoderShape& shape, DType dtype) {
@@ -75,14 +75,14 @@ cuda::Source add_norm_source(const DecoderShape& shape, DType dtype) {
           .text = text_of("ops/norm/cuda/add_norm.cu"),
           .defines = {fmt::format("WIDTH={}", shape.hidden),
                       fmt::format("THREADS={}", row_threads(shape.hidden)),
-                      fmt::format("X={}", device_type(dtype))}};
+                      fmt::format("X={}", cuda::device_type(dtype))}};
 }
 
 cuda::Source swiglu_source(const DecoderShape& shape, DType dtype) {
   return {.name = fmt::format("swiglu.{}.{}", shape.ffn, to_string(dtype)),
           .text = text_of("ops/activation/cuda/swiglu.cu"),
           .defines = {fmt::format("WIDTH={}", shape.ffn), fmt::format("THREADS={}", kSwigluThreads),
-                      fmt::format("X={}", device_type(dtype))}};
+                      fmt::format("X={}", cuda::device_type(dtype))}};
 }
 
 cuda::Source argmax_source() {
@@ -100,7 +100,8 @@ cuda::Source cache_source(const char* what, const char* file, const DecoderShape
       .text = text_of(file),
       .defines = {fmt::format("HEADS={}", shape.heads), fmt::format("KV_HEADS={}", shape.kv_heads),
                   fmt::format("HEAD_DIM={}", shape.head_dim),
-                  fmt::format("X={}", device_type(dtype)), fmt::format("KV={}", device_type(kv))}};
+                  fmt::format("X={}", cuda::device_type(dtype)),
+                  fmt::format("KV={}", cuda::device_type(kv))}};
 }
 
 cuda::Source rope_source(const DecoderShape& shape, DType dtype, DType kv) {

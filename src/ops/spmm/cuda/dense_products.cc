@@ -52,7 +52,7 @@ cuda::Source dense_epilogue_source(const Problem& problem) {
                       .text = std::string(cuda::device_text("ops/spmm/cuda/dense_epilogue.cu")),
                       .defines = epilogue_defines(problem)};
   source.name += epilogue_name(problem);
-  source.defines.push_back(fmt::format("C_TYPE={}", device_type(problem.output)));
+  source.defines.push_back(fmt::format("C_TYPE={}", cuda::device_type(problem.output)));
   return source;
 }
 

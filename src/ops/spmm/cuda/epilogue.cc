@@ -4,17 +4,6 @@
 
 namespace rarefy::gpu {
 
-const char* device_type(DType dtype) {
-  switch (dtype) {
-    case DType::kF32:
-      return "float";
-    case DType::kF16:
-      return "f16";
-    default:
-      return "bf16";
-  }
-}
-
 std::vector<std::string> epilogue_defines(const Problem& problem) {
   return {fmt::format("TOKEN_MAJOR={}", problem.layout == Layout::kTokenMajor),
           fmt::format("ACTIVATION={}", static_cast<int>(problem.activation)),

@@ -8,9 +8,6 @@
 
 namespace rarefy::gpu {
 
-/// "float", "f16", "bf16": the type in device code.
-const char* device_type(DType dtype);
-
 /// TOKEN_MAJOR, ACTIVATION, HAS_BIAS and HAS_RESIDUAL of a problem.
 std::vector<std::string> epilogue_defines(const Problem& problem);
 

@@ -36,12 +36,12 @@ cuda::Source ComposedConfig::source(const Problem& problem) const {
   const auto define = [&](const char* name, auto value) {
     source.defines.push_back(fmt::format("{}={}", name, value));
   };
-  define("VALUE", device_type(problem.weight));
+  define("VALUE", cuda::device_type(problem.weight));
   define("INDEX", index_bits == 32 ? "u32" : "u16");
   define("DELTA", delta() ? 1 : 0);
-  define("B_TYPE", device_type(problem.activations));
-  define("STAGED_TYPE", device_type(staged_type(problem)));
-  define("C_TYPE", device_type(problem.output));
+  define("B_TYPE", cuda::device_type(problem.activations));
+  define("STAGED_TYPE", cuda::device_type(staged_type(problem)));
+  define("C_TYPE", cuda::device_type(problem.output));
   define("N_TILE", n_tile);
   define("N_LANES", n_lanes);
   define("GROUP", group);
@@ -66,7 +66,7 @@ cuda::Source ComposedConfig::expand_source(const Problem& problem) const {
       .name = fmt::format("composed.expand.{}{}.v{}{}", delta() ? "delta" : "csr", index_bits, vec,
                           swizzles ? ".swizzled" : ""),
       .text = std::string(cuda::device_text("ops/spmm/cuda/composed/expand.cu")),
-      .defines = {fmt::format("VALUE={}", device_type(problem.weight)),
+      .defines = {fmt::format("VALUE={}", cuda::device_type(problem.weight)),
                   fmt::format("INDEX={}", index_bits == 32 ? "u32" : "u16"),
                   fmt::format("DELTA={}", delta() ? 1 : 0), fmt::format("VEC={}", vec),
                   fmt::format("SWIZZLED={}", swizzles ? 1 : 0), fmt::format("WINDOW={}", window)}};

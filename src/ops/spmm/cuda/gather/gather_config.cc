@@ -79,7 +79,7 @@ cuda::Source GatherConfig::source(const Problem& problem) const {
   source.defines.push_back(fmt::format("DEPTH={}", depth));
   source.defines.push_back(fmt::format("SPLIT={}", split));
   source.defines.push_back(fmt::format("BF16={}", problem.weight == DType::kBF16 ? 1 : 0));
-  source.defines.push_back(fmt::format("C_TYPE={}", device_type(problem.output)));
+  source.defines.push_back(fmt::format("C_TYPE={}", cuda::device_type(problem.output)));
   return source;
 }
 

@@ -83,7 +83,7 @@ cuda::Source ScatterConfig::source(const Problem& problem) const {
   define("PER_WARP", per_warp);
   define("ACTIVATION_STAGES", activation_stages);
   define("SPLIT", split);
-  define("C_TYPE", device_type(problem.output));
+  define("C_TYPE", cuda::device_type(problem.output));
   return source;
 }
 

@@ -33,9 +33,9 @@ cuda::Source SlicedConfig::source(const Problem& problem) const {
   const auto define = [&](const char* name, auto value) {
     source.defines.push_back(fmt::format("{}={}", name, value));
   };
-  define("VALUE", device_type(problem.weight));
-  define("B_TYPE", device_type(problem.activations));
-  define("C_TYPE", device_type(problem.output));
+  define("VALUE", cuda::device_type(problem.weight));
+  define("B_TYPE", cuda::device_type(problem.activations));
+  define("C_TYPE", cuda::device_type(problem.output));
   define("PLANES", planes);
   define("PART", part);
   define("PARTS", parts);
@@ -48,7 +48,7 @@ cuda::Source SlicedConfig::source(const Problem& problem) const {
 cuda::Source SlicedConfig::expand_source(const Problem& problem) const {
   return {.name = fmt::format("sliced.expand.k{}x{}.g{}.w{}", part, parts, lanes, threads / 32),
           .text = std::string(cuda::device_text("ops/spmm/cuda/sliced/expand.cu")),
-          .defines = {fmt::format("VALUE={}", device_type(problem.weight)),
+          .defines = {fmt::format("VALUE={}", cuda::device_type(problem.weight)),
                       fmt::format("PART={}", part), fmt::format("PARTS={}", parts),
                       fmt::format("LANES={}", lanes), fmt::format("WARPS={}", threads / 32)}};
 }

@@ -37,7 +37,7 @@ cuda::Source structured_source(const Problem& problem) {
       .name = fmt::format("structured.{}{}", to_string(problem.output), epilogue_name(problem)),
       .text = std::string(cuda::device_text("ops/spmm/cuda/structured/rows.cu")),
       .defines = epilogue_defines(problem)};
-  source.defines.push_back(fmt::format("ROW_TYPE={}", device_type(problem.output)));
+  source.defines.push_back(fmt::format("ROW_TYPE={}", cuda::device_type(problem.output)));
   return source;
 }
 
