@@ -22,10 +22,10 @@ inline constexpr Epilogue kSomeEpilogues[] = {{Activation::kRelu, true, false},
 class FamilyOnDevice : public ::testing::Test {
  protected:
   struct Ways {
-    int major = 8;             ///< Compute capability that the family needs.
-    bool one_dtype = false;    ///< Activations are of the weight's dtype.
-    bool may_refuse = false;   ///< Patterns far from uniform may need more memory than there is.
-    bool rounds_sums = false;  ///< To the output's dtype, ahead of bias and activation.
+    int major = 8;            ///< Compute capability that the family needs.
+    bool one_dtype = false;   ///< Activations are of the weight's dtype.
+    bool may_refuse = false;  ///< Patterns far from uniform may need more memory than there is.
+    Rounds rounds = Rounds::kOnce;
   };
   FamilyOnDevice(const Family& family, Ways ways) : family_(family), ways_(ways) {}
 
@@ -119,10 +119,10 @@ class FamilyOnDevice : public ::testing::Test {
       return;
     }
     const std::vector<float> result = run.device(*op, stream);
-    run.expect_close(result, candidate.name, ways_.rounds_sums);
+    run.expect_close(result, candidate.name, ways_.rounds);
     // The same operator again: scratch must be as it was found.
     const std::vector<float> again = run.device(*op, stream);
-    run.expect_close(again, candidate.name + " again", ways_.rounds_sums);
+    run.expect_close(again, candidate.name + " again", ways_.rounds);
     if (candidate.name.find("anyorder") != std::string::npos) return;
     const std::vector<float> copied = run.device(*op->copy(stream), stream);
     for (const std::vector<float>& other : {again, copied}) {

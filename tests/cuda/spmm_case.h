@@ -23,12 +23,12 @@ using testing::WeightCase;
 
 /// A weight of a test with what kernels want to know of it.
 struct TestWeight {
-  TestWeight(const WeightCase& c, DType dtype, std::uint32_t seed = 1) {
-    const std::vector<float> values = make_weights(c, seed);
+  TestWeight(const WeightCase& c, DType dtype, std::uint32_t seed = 1)
+      : TestWeight(make_weights(c, seed), c.rows, c.cols, dtype) {}
+  TestWeight(const std::vector<float>& values, std::int64_t rows, std::int64_t cols, DType dtype) {
     bytes.resize(values.size() * size_of(dtype));
     convert_elements(values.data(), DType::kF32, bytes.data(), dtype, values.size());
-    source =
-        std::make_unique<DenseSource>(ConstMatrixRef{bytes.data(), dtype, c.rows, c.cols, c.cols});
+    source = std::make_unique<DenseSource>(ConstMatrixRef{bytes.data(), dtype, rows, cols, cols});
     pattern = pattern_stats(*source);
     csr = pack(*source, format::kCsr32);
   }
@@ -56,6 +56,10 @@ struct Epilogue {
   Activation activation = Activation::kNone;
   bool bias = false, residual = false;
 };
+
+/// When a kernel rounds to the output's dtype: what it returns, the sum that bias and activation
+/// are applied to as well, or the sum of some of the products as well.
+enum class Rounds { kOnce, kAheadOfEpilogue, kBetweenParts };
 
 /// One run on the device and the same in double.
 class Case {
@@ -103,15 +107,16 @@ class Case {
     return result;
   }
 
-  /// @param rounds_sums sums are rounded to the output's dtype ahead of bias and activation
   void expect_close(const std::vector<float>& result, const std::string& what,
-                    bool rounds_sums = false) const {
+                    Rounds rounds = Rounds::kOnce) const {
     // The output's own rounding, and 16 roundings of f32 on what a sum of K products of about 1
     // passes through: 4·√K holds nearly all of them.
     const double output_eps = p_.output == DType::kF32   ? 0x1p-24
                               : p_.output == DType::kF16 ? 0x1p-11
                                                          : 0x1p-8;
-    const bool twice = rounds_sums && (p_.bias || p_.activation != Activation::kNone);
+    const bool epilogue = p_.bias || p_.activation != Activation::kNone;
+    const bool twice =
+        rounds == Rounds::kBetweenParts || (rounds == Rounds::kAheadOfEpilogue && epilogue);
     const double sum_eps = (twice ? output_eps : 0) + 0x1p-23 * 16;
     for (std::size_t i = 0; i < result.size(); ++i) {
       const double expected = reference_[i];

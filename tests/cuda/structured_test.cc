@@ -133,8 +133,9 @@ class StructuredOnDevice : public FamilyOnDevice {
  protected:
   // Not every algorithm takes every shape.
   StructuredOnDevice()
-      : FamilyOnDevice(structured_family(),
-                       {.one_dtype = true, .may_refuse = true, .rounds_sums = true}) {}
+      : FamilyOnDevice(
+            structured_family(),
+            {.one_dtype = true, .may_refuse = true, .rounds = Rounds::kAheadOfEpilogue}) {}
   void SetUp() override {
     FamilyOnDevice::SetUp();
     if (IsSkipped()) return;

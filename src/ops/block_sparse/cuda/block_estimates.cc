@@ -124,7 +124,13 @@ double BlockConfig::estimate_us(const BlockProblem& problem,
                         : way == BlockWay::kMma
                             ? sample_clocks_mma(*this, problem, rate, multiprocessors)
                             : sample_clocks(*this, problem, multiprocessors);
-  return kStart + clocks / (1e3 * device.clock_ghz);
+  const double us = clocks / (1e3 * device.clock_ghz);
+  if (problem.product == BlockProduct::kSamples) return kStart + us;
+  // Few tokens wait for the weight.
+  constexpr double kFromMemory = 0.75;  // Of the data sheet's bandwidth.
+  const double bytes =
+      2 * problem.density * static_cast<double>(problem.rows) * static_cast<double>(problem.cols);
+  return kStart + std::max(us, bytes / (kFromMemory * 1e3 * device.memory_gb_per_s));
 }
 
 }  // namespace rarefy::gpu

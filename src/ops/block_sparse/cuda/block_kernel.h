@@ -2,7 +2,6 @@
 #pragma once
 
 #include <memory>
-#include <set>
 
 #include "ops/block_sparse/cuda/block_operators.h"
 #include "ops/block_sparse/device_blocks.h"
@@ -13,8 +12,7 @@ namespace rarefy::gpu {
 class BlockKernel {
  public:
   BlockKernel(const BlockProblem& problem, const BlockConfig& config, const BlockPattern& pattern,
-              const cuda::Stream& stream)
-      : tile_(config.tokens) {
+              const cuda::Stream& stream) {
     if (problem.product == BlockProduct::kSamples) {
       samples_ = std::make_unique<BlockSamples>(problem, config, pattern, stream);
     } else {
@@ -23,12 +21,10 @@ class BlockKernel {
   }
 
   [[nodiscard]] bool is_ready_for(std::int64_t tokens) const {
-    return samples_ != nullptr || tiles_.contains(tiles(tokens));
+    return samples_ != nullptr || products_->is_ready_for(tokens);
   }
   void prepare(const cuda::Stream& stream, std::int64_t tokens) {
-    if (is_ready_for(tokens)) return;
-    products_->prepare(stream, tokens);
-    tiles_.insert(tiles(tokens));
+    if (!is_ready_for(tokens)) products_->prepare(stream, tokens);
   }
 
   void enqueue(const cuda::Stream& stream, const DeviceBlockCall& call) const {
@@ -55,14 +51,8 @@ class BlockKernel {
   bool recorded = false;  ///< By a graph, which may be launched at any time.
 
  private:
-  [[nodiscard]] std::int64_t tiles(std::int64_t tokens) const {
-    return (tokens + tile_ - 1) / tile_;
-  }
-
-  std::int64_t tile_;
   std::unique_ptr<BlockProducts> products_;
   std::unique_ptr<BlockSamples> samples_;
-  std::set<std::int64_t> tiles_;  ///< Of tokens, that there are lists for.
 };
 
 }  // namespace rarefy::gpu

@@ -62,13 +62,13 @@ BlockProducts::BlockProducts(const BlockProblem& problem, const BlockConfig& con
 
 const BlockProducts::Lists& BlockProducts::lists_for(const cuda::Stream& stream,
                                                      std::int64_t tokens) const {
-  const std::int64_t tiles = (tokens + config_.tokens - 1) / config_.tokens;
-  const auto known = lists_.find(tiles);
+  const std::int64_t count = tiles(tokens);
+  const auto known = lists_.find(count);
   if (known != lists_.end()) return known->second;
-  const TileLists lists = hand_out_tiles(steps_, tiles, workers_);
+  const TileLists lists = hand_out_tiles(steps_, count, workers_);
   Lists made{upload_all(stream, lists.tiles), upload_all(stream, lists.begin)};
   stream.synchronize();
-  return lists_.emplace(tiles, std::move(made)).first->second;
+  return lists_.emplace(count, std::move(made)).first->second;
 }
 
 void BlockProducts::prepare(const cuda::Stream& stream, std::int64_t tokens) const {

@@ -2,8 +2,7 @@
 // needs is made and uploaded once, the values are read (or written) anew by every call.
 //
 // A caller asks block_configs (block_config.h) for the kernels of its problem, best estimate first,
-// and makes one of these from one of them; measuring them all is up to the caller. None is chosen
-// by a planner yet.
+// and makes one of these from one of them; measuring them all is up to the caller.
 #pragma once
 
 #include <cstddef>
@@ -45,6 +44,9 @@ class BlockProducts {
 
   /// Makes ready for a number of tokens, so that `enqueue` allocates nothing: before recording.
   void prepare(const cuda::Stream& stream, std::int64_t tokens) const;
+  [[nodiscard]] bool is_ready_for(std::int64_t tokens) const {
+    return tokens == 0 || lists_.contains(tiles(tokens));
+  }
 
   /// Launches only. Throws `Error` (kInvalidArgument) for addresses and strides that do not fit.
   void enqueue(const cuda::Stream& stream, const BlockProductOperands& operands) const;
@@ -57,6 +59,9 @@ class BlockProducts {
     cuda::DeviceBuffer tiles, begin;
   };
   const Lists& lists_for(const cuda::Stream& stream, std::int64_t tokens) const;
+  [[nodiscard]] std::int64_t tiles(std::int64_t tokens) const {
+    return (tokens + config_.tokens - 1) / config_.tokens;
+  }
 
   BlockProblem problem_;
   BlockConfig config_;

@@ -39,8 +39,6 @@ class DenseOperator final : public Operator {
   }
 
  private:
-  static constexpr std::int64_t kAnyNumber = std::int64_t{1} << 30;
-
   DenseOperator(const Problem& problem, int algorithm, const cuda::Stream& stream,
                 cuda::DeviceBuffer weight)
       : problem_(problem),

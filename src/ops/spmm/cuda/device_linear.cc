@@ -17,7 +17,8 @@
 namespace rarefy::gpu {
 namespace {
 
-/// Tokens of one launch: scratch memory is made for so many, once.
+/// Tokens of one launch of a kernel that reads its weight for every few: scratch memory is made for
+/// so many, once.
 constexpr std::int64_t kTokensAtOnce = 256;
 
 using Packer = cuda::Workshop<KernelChooser>;
@@ -79,7 +80,9 @@ class CudaLinear final : public DeviceLinear {
     require(packed_ != nullptr, "linear: {} is dense: there is no packed weight to run", kernel_);
     const cuda::Stream stream = borrow(handle);
     const auto size = size_of(problem_.activations);
-    for (std::int64_t first = 0; first < n; first += kTokensAtOnce) {
+    const std::int64_t at_once =
+        packed_->tokens_a_pass() == kAnyNumber ? std::max(n, kTokensAtOnce) : kTokensAtOnce;
+    for (std::int64_t first = 0; first < n; first += at_once) {
       const auto offset = [&](const DeviceRows& rows) {
         return rows.address + static_cast<std::uintptr_t>(first * rows.stride) * size;
       };
@@ -87,7 +90,7 @@ class CudaLinear final : public DeviceLinear {
                                 .b_stride = x.stride,
                                 .c = offset(y),
                                 .c_stride = y.stride,
-                                .n = std::min(n - first, kTokensAtOnce)});
+                                .n = std::min(n - first, at_once)});
     }
   }
 

@@ -50,6 +50,9 @@ struct Operands {
   std::int64_t n = 1;  ///< Any number of tokens; fastest at the problem's.
 };
 
+/// Of operators that read their weight once whatever the number of tokens.
+constexpr std::int64_t kAnyNumber = std::int64_t{1} << 30;
+
 /// A weight packed for one kernel configuration on one device. Immutable but for its scratch
 /// memory: one stream at a time runs it. Deterministic, the same bits every time, unless the
 /// problem allows any order.

@@ -5,10 +5,12 @@
 
 namespace rarefy::gpu {
 
+const Family& blocks_family();
 const Family& composed_family();
 const Family& decode_family();
 const Family& dense_family();
 const Family& gather_family();
+const Family& hybrid_family();
 const Family& scatter_family();
 const Family& sliced_family();
 const Family& structured_family();

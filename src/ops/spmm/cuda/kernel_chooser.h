@@ -5,7 +5,7 @@
 #include <memory>
 #include <string>
 
-#include "ops/spmm/cuda/device_spmm.h"
+#include "ops/spmm/cuda/search.h"
 #include "rarefy/threads.h"
 
 namespace rarefy::gpu {
@@ -20,6 +20,9 @@ struct ChooserOptions {
   /// A weight of at most this density whose format cannot be expanded gets a second one that can,
   /// for many tokens: 2 or 4 bytes a nonzero more.
   double two_formats_up_to = 0.05;
+  /// A weight of which whole blocks are empty gets a second form for many tokens, in which they
+  /// cost nothing, where both together take at most this share of the dense weight's bytes.
+  double two_kernels_up_to = 0.75;
 };
 
 /// The first weight of a kind (shape, dtypes, density) is searched; those that are like it take the
@@ -27,7 +30,7 @@ struct ChooserOptions {
 class KernelChooser {
  public:
   struct Chosen {
-    std::unique_ptr<Operator> op;
+    std::unique_ptr<Operator> op;  ///< For any number of tokens.
     /// The same weight in a format that expands, where that of `op` does not; may be empty.
     std::unique_ptr<Operator> expandable;
     std::string kernel;
@@ -44,6 +47,14 @@ class KernelChooser {
     std::string kernel;
     double time_us = 0;
   };
+  struct Form {
+    std::unique_ptr<Operator> op;
+    Known known;
+  };
+  /// The kernel that is known for the kind where it takes this weight, else what a search finds.
+  Form form_of(const std::string& kind, const Problem& problem, const Weight& weight,
+               const SearchOptions& search, const cuda::Stream& stream, ThreadPool& pool);
+
   std::map<std::string, Known> known_;  ///< By kind.
 };
 

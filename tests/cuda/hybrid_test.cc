@@ -1,0 +1,112 @@
+// The hybrid family: where weights are cut on any machine, both sides against the reference on a
+// GPU.
+#include <gtest/gtest.h>
+
+#include <numeric>
+
+#include "blocky_weight.h"
+#include "family_on_device.h"
+#include "ops/spmm/cuda/blocks/cut_blocks.h"
+#include "ops/spmm/cuda/families.h"
+#include "ops/spmm/cuda/hybrid/splits.h"
+
+namespace rarefy::gpu {
+namespace {
+
+constexpr Blocky kOutliers{.rows = 512, .cols = 768, .stored = 0.25, .scattered = 0.002};
+
+TEST(Splits, TellWhatCuttingFinds) {
+  const TestWeight w = blocky_weight(kOutliers, DType::kBF16);
+  const std::vector<Split> splits = splits_of(w.pattern);
+  ASSERT_FALSE(splits.empty());
+  bool some_with_all_outliers = false;
+  for (const Split& split : splits) {
+    const CutBlocks cut = cut_blocks(*w.source, split.block_rows, split.block_cols, split.fewest);
+    const PatternStats rest = pattern_stats(RestOfBlocks(*w.source, cut));
+    const auto places = static_cast<double>(512 / split.block_rows) * (768.0 / split.block_cols);
+    EXPECT_DOUBLE_EQ(split.stored, static_cast<double>(cut.blocks()) / places);
+    EXPECT_EQ(split.rest.nnz, rest.nnz);
+    EXPECT_EQ(split.rest.block_nnz, rest.block_nnz);
+    const std::int64_t rows =
+        std::accumulate(split.rest.row_nnz.begin(), split.rest.row_nnz.end(), std::int64_t{0});
+    EXPECT_NEAR(static_cast<double>(rows), static_cast<double>(rest.nnz), 256);
+    EXPECT_GT(rest.nnz, 0);
+    some_with_all_outliers |= split.block_rows == 64 && cut.blocks() < 0.4 * places;
+  }
+  EXPECT_TRUE(some_with_all_outliers);
+}
+
+TEST(Splits, NoneWhereBlocksAreAlike) {
+  EXPECT_TRUE(
+      splits_of(TestWeight({512, 512, Pattern::kUniform, 0.3}, DType::kF16).pattern).empty());
+  EXPECT_TRUE(splits_of(blocky_weight({.rows = 512, .cols = 512}, DType::kF16).pattern).empty());
+  EXPECT_TRUE(
+      splits_of(TestWeight({500, 500, Pattern::kUniform, 0.01}, DType::kF16).pattern).empty());
+}
+
+TEST(HybridFamily, SaysWhatItDoesNotTake) {
+  const cuda::DeviceFacts device = cuda::h100_facts();
+  const Problem good{.m = 1024, .k = 1024, .n = 512};
+  EXPECT_TRUE(hybrid_family().supports(good, device));
+  Problem p = good;
+  p.n = 16;
+  EXPECT_FALSE(hybrid_family().supports(p, device));
+  p = good;
+  p.activation = Activation::kGelu;
+  EXPECT_NE(hybrid_family().supports(p, device).reason.find("no activation"), std::string::npos);
+}
+
+TEST(HybridFamily, OffersBothSidesWhereSomeBlocksAreNearlyEmpty) {
+  const TestWeight w =
+      blocky_weight({.rows = 4096, .cols = 2048, .scattered = 0.002}, DType::kBF16);
+  const Problem problem{.m = 4096,
+                        .k = 2048,
+                        .n = 1024,
+                        .weight = DType::kBF16,
+                        .activations = DType::kBF16,
+                        .output = DType::kBF16};
+  const std::vector<Candidate> found =
+      hybrid_family().candidates(problem, w.pattern, cuda::h100_facts());
+  ASSERT_FALSE(found.empty());
+  for (const Candidate& c : found) {
+    EXPECT_TRUE(c.name.starts_with("hybrid.from")) << c.name;
+    EXPECT_NE(c.name.find(".forward."), std::string::npos) << c.name;
+    EXPECT_TRUE(c.name.find(".sliced.") != std::string::npos ||
+                c.name.find(".composed.") != std::string::npos)
+        << c.name;
+    EXPECT_GT(c.estimate_us, 0);
+  }
+}
+
+class HybridOnDevice : public FamilyOnDevice {
+ protected:
+  HybridOnDevice()
+      : FamilyOnDevice(hybrid_family(), {.one_dtype = true, .rounds = Rounds::kBetweenParts}) {}
+};
+
+TEST_F(HybridOnDevice, BlocksAndOutliers) {
+  const TestWeight weight = blocky_weight(kOutliers, DType::kBF16);
+  check_about(weight, {.n = 150, .output = DType::kBF16}, 3);
+}
+
+TEST_F(HybridOnDevice, BiasAndResidual) {
+  const TestWeight weight = blocky_weight(kOutliers, DType::kF16);
+  check_about(weight, {.n = 128, .bias = true, .residual = true}, 2);
+  check_about(weight, {.n = 128, .bias = true}, 2);
+}
+
+TEST_F(HybridOnDevice, Expands) {
+  const cuda::Stream stream;
+  const TestWeight weight = blocky_weight(kOutliers, DType::kF16);
+  const std::vector<Candidate> candidates = candidates_of(weight, {.m = 512, .k = 768, .n = 256});
+  ASSERT_FALSE(candidates.empty());
+  const std::unique_ptr<Operator> op = candidates.front().build(weight.weight(), stream);
+  ASSERT_TRUE(op->expands());
+  const cuda::DeviceBuffer dense(stream, weight.bytes.size());
+  cuda::fill_bytes(stream, dense.address(), 0xFF, dense.size());
+  op->expand(stream, dense.address());
+  EXPECT_TRUE(cuda::download<std::byte>(stream, dense) == weight.bytes);
+}
+
+}  // namespace
+}  // namespace rarefy::gpu
