@@ -1,7 +1,7 @@
 #!/bin/sh
 # Masks that pruning makes, many tokens, bf16 and f32, beside oneDNN and our best dense kernel in the same run: uniform, blocks of 30-99 %
 # zeros, skewed rows; and where $RAREFY_SHARED (../shared) has them, matrices of DLMC and masks of small-lm, pruned here: magnitudes under
-# one threshold for all weights, Wanda and SparseGPT (whose scores are of one weight) under one for all rows of each. Rows go to bench/results/<device>/hybrid.csv. Eight minutes on two cores; nothing else should run meanwhile.
+# one threshold for all weights, Wanda and SparseGPT (whose scores are of one weight) under one for all rows of each. Rows go to bench/results/<device>/hybrid.csv. Six minutes on two cores; nothing else should run meanwhile.
 #
 #     bench/hybrid.sh [RAREFY [PART ...]]      PART: uniform, blocks, rows, f32, dlmc, masks (default: all)
 set -eu
@@ -20,10 +20,11 @@ for old in "$here"/bench/results/*/hybrid.csv; do
   cp "$old" "$scratch/rows/$(basename "$(dirname "$old")")/ops.csv"
 done
 
-# Every dense kernel and the planner's choice, and decoded bitmaps.
-ops() { "$rarefy" bench ops --device cpu --repetitions 9 --seconds 4 --only bitmap.amx.panels --save "$scratch/rows" --output csv "$@" >/dev/null; }
+# Every dense kernel and the planner's choice, and decoded bitmaps; calls of a tenth of a millisecond need more rounds.
+rounds=9
+ops() { "$rarefy" bench ops --device cpu --repetitions "$rounds" --seconds 4 --only bitmap.amx.panels --save "$scratch/rows" --output csv "$@" >/dev/null; }
 large() { ops --shape 4096x14336 --dtype bf16 --n 128,512 "$@"; }
-small() { for file in "$@"; do ops --dtype bf16 --n 128,512 --pattern "$file"; ops --dtype fp32 --n 128 --pattern "$file"; done; }
+small() { rounds=31; for file in "$@"; do ops --dtype bf16 --n 128,512 --pattern "$file"; ops --dtype fp32 --n 128 --pattern "$file"; done; rounds=9; }
 
 for part in $parts; do
   case $part in
