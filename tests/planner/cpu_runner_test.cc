@@ -139,10 +139,10 @@ TEST(CpuRunner, WhatACallTakesForItsActivationsIsNotMultiplied) {
   EXPECT_EQ(kernel.rows, SampledRows::kGroup * 120 / 8) << "not a whole part";
   // A single column has next to no activations.
   EXPECT_GT(runner.run({format::kCsr32, &kernel, 1}, 0, 0), 50e3);
-  // One late call of few rows does not make all the others' rows free.
+  // One late call of few rows does not make all the others' rows free: 7 ms.
   kernel.stumbles = true;
   for (int pass = 0; pass < 3; ++pass)
-    EXPECT_GT(runner.run({format::kCsr32, &kernel, 16}, 0, pass), 28e3) << "pass " << pass;
+    EXPECT_GT(runner.run({format::kCsr32, &kernel, 16}, 0, pass), 14e3) << "pass " << pass;
 }
 
 TEST(CpuRunner, ASampleOfALargeWeightStandsForAllOfIt) {
