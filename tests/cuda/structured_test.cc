@@ -10,6 +10,7 @@
 #include "family_on_device.h"
 #include "ops/spmm/cuda/families.h"
 #include "ops/spmm/cuda/search.h"
+#include "ops/spmm/cuda/structured/structured_products.h"
 #include "ops/spmm/cuda/structured/two_of_four.h"
 
 namespace rarefy::gpu {
@@ -72,7 +73,7 @@ TEST(StructuredFamily, SaysWhatItDoesNotTake) {
     return support.reason;
   };
   const cuda::DeviceFacts hopper = cuda::h100_facts();
-  const Problem good{.m = 64, .k = 128, .n = 8};
+  const Problem good{.m = 4096, .k = 8192, .n = 256};
   Problem p = good;
   p.weight = p.activations = p.output = DType::kF32;
   EXPECT_EQ(reason(p, hopper), "expected f16 or bf16, got f32");
@@ -83,8 +84,14 @@ TEST(StructuredFamily, SaysWhatItDoesNotTake) {
   p.layout = Layout::kFeatureMajor;
   EXPECT_EQ(reason(p, hopper), "takes activations token after token only");
   p = good;
-  p.k = 136;
-  EXPECT_EQ(reason(p, hopper), "expected rows and columns in multiples of 16, got 64x136");
+  p.k = 4104;
+  EXPECT_EQ(reason(p, hopper), "expected rows and columns in multiples of 16, got 4096x4104");
+  for (const Problem& small :
+       {Problem{.m = 2048, .k = 8192, .n = 256}, Problem{.m = 4096, .k = 2048, .n = 256},
+        Problem{.m = 4096, .k = 8192, .n = 128}}) {
+    EXPECT_TRUE(reason(small, hopper)
+                    .starts_with("expected at least 4096 rows, 4096 columns and 256 tokens, got "));
+  }
   cuda::DeviceFacts old = hopper;
   old.major = 7;
   old.minor = 5;
@@ -131,7 +138,9 @@ TEST(StructuredFamily, ChecksEachWeightOnce) {
 
 class StructuredOnDevice : public FamilyOnDevice {
  protected:
-  // Not every algorithm takes every shape.
+  // Not every algorithm takes every shape; the library's first does (structured_products.h).
+  static constexpr std::size_t kFirstAlone = 1000;
+
   StructuredOnDevice()
       : FamilyOnDevice(
             structured_family(),
@@ -162,17 +171,15 @@ TEST_F(StructuredOnDevice, TheFirstAlgorithmTakesEveryShape) {
 }
 
 TEST_F(StructuredOnDevice, EveryAlgorithm) {
-  for (const DType dtype : {DType::kF16, DType::kBF16}) {
-    for (const Pattern pattern : {Pattern::kTwoOfFour, Pattern::kZero}) {
-      const TestWeight weight({256, 1024, pattern}, dtype);
-      for (const std::int64_t n : {8, 128}) check(weight, {.n = n, .output = dtype});
-    }
-  }
+  const TestWeight weight({kSmallestStructured, kSmallestStructured, Pattern::kTwoOfFour},
+                          DType::kBF16);
+  check(weight, {.n = kFewestStructuredTokens, .output = DType::kBF16});
 }
 
 TEST_F(StructuredOnDevice, EveryNumberOfTokens) {
   const TestWeight weight({128, 512, Pattern::kTwoOfFour}, DType::kF16);
-  for (const std::int64_t n : {1, 2, 5, 8, 9, 16, 17, 33, 64, 100, 257}) check(weight, {.n = n}, 3);
+  for (const std::int64_t n : {1, 2, 5, 8, 9, 16, 17, 33, 64, 100, 257})
+    check(weight, {.n = n}, kFirstAlone);
 }
 
 TEST_F(StructuredOnDevice, OneOperatorServesAnyNumberOfTokens) {
@@ -201,7 +208,7 @@ TEST_F(StructuredOnDevice, Epilogues) {
              .activation = e.activation,
              .bias = e.bias,
              .residual = e.residual},
-            3);
+            kFirstAlone);
   }
 }
 
@@ -271,13 +278,14 @@ TEST_F(StructuredOnDevice, RowsWithGapsAndOddAddresses) {
 
 TEST_F(StructuredOnDevice, TheSearchMeasuresItOrSaysWhyNot) {
   const cuda::Stream stream;
-  Problem problem{.m = 512, .k = 1024, .n = 256};
+  constexpr std::int64_t kSize = kSmallestStructured;
+  const Problem problem{.m = kSize, .k = kSize, .n = kFewestStructuredTokens};
   const SearchOptions options{.only = "structured", .use_cache = false};
-  const TestWeight pruned({512, 1024, Pattern::kTwoOfFour}, DType::kF16);
+  const TestWeight pruned({kSize, kSize, Pattern::kTwoOfFour}, DType::kF16);
   const Choice choice = choose(pruned.weight(), problem, stream, options);
   EXPECT_TRUE(choice.name.starts_with("structured.2of4.cusparselt.")) << choice.name;
   EXPECT_GT(choice.time_us, 0);
-  const TestWeight half({512, 1024, Pattern::kUniform, 0.5}, DType::kF16);
+  const TestWeight half({kSize, kSize, Pattern::kUniform, 0.5}, DType::kF16);
   try {
     (void)choose(half.weight(), problem, stream, options);
     FAIL() << "expected an error";

@@ -60,8 +60,6 @@ class StructuredOperator final : public Operator {
   }
 
  private:
-  static constexpr std::int64_t kAnyNumber = std::int64_t{1} << 30;
-
   StructuredOperator(const Problem& problem, const cuda::StructuredAlgorithm& algorithm,
                      const cuda::Stream& stream, cuda::DeviceBuffer weight)
       : problem_(problem),
@@ -138,6 +136,13 @@ class StructuredFamily final : public Family {
     if (problem.m <= 0 || problem.k <= 0 || problem.m % kStep != 0 || problem.k % kStep != 0)
       return Support::no(fmt::format("expected rows and columns in multiples of {}, got {}x{}",
                                      kStep, problem.m, problem.k));
+    if (problem.m < kSmallestStructured || problem.k < kSmallestStructured ||
+        problem.n < kFewestStructuredTokens)
+      return Support::no(fmt::format(
+          "expected at least {} rows, {} columns and {} tokens, got {}, {} and {}: with fewer "
+          "cuSPARSELt is no faster than dense, and some of its kernels hang",
+          kSmallestStructured, kSmallestStructured, kFewestStructuredTokens, problem.m, problem.k,
+          problem.n));
     if (device.major < 8)
       return Support::no(fmt::format("sparse tensor cores need compute capability 8.0, found {}.{}",
                                      device.major, device.minor));

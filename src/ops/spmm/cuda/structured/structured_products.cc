@@ -19,8 +19,8 @@ bool is_aligned(cuda::abi::CUdeviceptr address) {
   return address % 16 == 0;
 }
 
-bool is_even(std::int64_t n_or_stride) {
-  return n_or_stride % cuda::kStructuredTokens == 0;
+bool is_even(std::int64_t stride) {
+  return stride % cuda::kStructuredTokens == 0;
 }
 
 cuda::Launch spread(const cuda::Stream& stream, std::int64_t count) {
@@ -65,8 +65,10 @@ std::size_t StructuredProducts::bytes() const {
 }
 
 StructuredProducts::Way StructuredProducts::way_of(const Operands& o) const {
-  Way way{.n = structured_problem(problem_, o.n).n};
-  if (!is_even(o.n)) return way;
+  const std::int64_t least =
+      std::min(structured_problem(problem_, problem_.n).n, kFewestStructuredTokens);
+  Way way{.n = std::max(structured_problem(problem_, o.n).n, least)};
+  if (way.n != o.n) return way;
   if (is_aligned(o.b) && is_even(o.b_stride)) way.b_stride = o.b_stride;
   const bool adds_in_place =
       !problem_.residual || (is_aligned(o.residual) && o.residual_stride == o.c_stride);

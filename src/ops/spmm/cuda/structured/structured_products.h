@@ -13,6 +13,10 @@
 
 namespace rarefy::gpu {
 
+/// Problems that all of the library's algorithms have multiplied: on an H100 some of 0.8.0 hung, or
+/// stopped with an illegal instruction, with fewer rows, columns or tokens.
+constexpr std::int64_t kSmallestStructured = 4096, kFewestStructuredTokens = 256;
+
 /// Products of one M×K weight. One stream at a time runs them.
 ///
 /// Sums are f32 within the library, which rounds them to the output's dtype. A residual alone is
@@ -33,7 +37,7 @@ class StructuredProducts {
   /// How operands lie, as far as a plan knows. Staged ones are copied to where the library takes
   /// them, without gaps.
   struct Way {
-    std::int64_t n = 0;                       ///< Whole eights.
+    std::int64_t n = 0;  ///< Whole eights, and never few where the problem has many.
     std::int64_t b_stride = 0, d_stride = 0;  ///< 0: staged.
     bool operator<(const Way& other) const {
       return std::tie(n, b_stride, d_stride) < std::tie(other.n, other.b_stride, other.d_stride);
