@@ -20,10 +20,13 @@ constexpr auto kLongest = std::chrono::milliseconds(30);
 
 }  // namespace
 
-void wake_apart(ThreadPool& pool) {
+bool wake_apart(ThreadPool& pool) {
   const int threads = pool.size();
   // More threads than cores cannot be apart.
-  if (threads == 1 || threads > cpu_info().cores) return pool.run([](int) {});
+  if (threads == 1 || threads > cpu_info().cores) {
+    pool.run([](int) {});
+    return threads == 1;
+  }
   const auto begin = Clock::now();
   for (auto now = begin; now - begin < kLongest;) {
     const auto start = now;
@@ -35,8 +38,9 @@ void wake_apart(ThreadPool& pool) {
       }
     });
     now = Clock::now();
-    if (now - start < kPrompt) return;
+    if (now - start < kPrompt) return true;
   }
+  return false;
 }
 
 }  // namespace rarefy::planning

@@ -20,6 +20,8 @@ double seconds_of(ThreadPool& pool) {
 TEST(WakeApart, GivesUpWhereThreadsCannotBeApart) {
   ThreadPool one(1);
   ThreadPool many(4 * cpu_info().cores);
+  EXPECT_TRUE(wake_apart(one));
+  EXPECT_FALSE(wake_apart(many));
   // A single job each, and the slices of a busy machine's other programs.
   EXPECT_LT(seconds_of(one), 1);
   EXPECT_LT(seconds_of(many), 1);
