@@ -401,17 +401,18 @@ void add_bench(CLI::App& app, Session& session) {
   verb->add_option("-o,--output", flags->output, "md, csv, json or jsonl")
       ->check(CLI::IsMember({"md", "csv", "json", "jsonl"}))
       ->capture_default_str();
-  verb->add_option(
-          "--random", flags->random,
-          "In place of -m: a Llama of this shape with random weights (tiny, 100m, 1b, 3b, 7b, 8b, "
-          "27b)")
-      ->type_name("SHAPE");
+  CLI::Option* random = verb->add_option("--random", flags->random,
+                                         "In place of -m: a Llama of this shape with random "
+                                         "weights (tiny, 100m, 1b, 3b, 7b, 8b, "
+                                         "27b)")
+                            ->type_name("SHAPE");
   verb->add_option("--sparsity", flags->sparsities, "With --random: shares of zeros")
       ->delimiter(',')
       ->check(number(0, 0.99))
       ->type_name("S,…");
   verb->add_option("--blocks", flags->blocks,
                    "With --random: zeros come in blocks of this shape (default: one by one)")
+      ->needs(random)
       ->type_name("RxC");
   verb->add_option(
           "--workdir", flags->workdir,

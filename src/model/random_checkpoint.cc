@@ -153,7 +153,7 @@ class ValuesOf {
   }
 
  private:
-  [[nodiscard]] bool in_blocks() const { return model_.block_rows * model_.block_cols > 1; }
+  [[nodiscard]] bool in_blocks() const { return model_.block_rows > 1 || model_.block_cols > 1; }
 
   const RandomCheckpoint& model_;
   std::shared_ptr<const std::vector<BFloat16>> dense_, pruned_;

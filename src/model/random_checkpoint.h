@@ -16,7 +16,8 @@ namespace rarefy {
 struct RandomCheckpoint {
   ModelConfig config;     ///< A shape of `random_shape`, or any of the Llama family.
   double sparsity = 0.0;  ///< Share of zeros in the linear weights of the layers, as pruning each
-                          ///< by magnitude would leave them: the smallest go.
+                          ///< by magnitude would leave them: the smallest go, or
+                          ///< where they come in blocks, blocks at random places.
   int block_rows = 1, block_cols = 1;  ///< Zeros come in blocks of this shape, at random places.
   bool prune_head = false;             ///< The output head too.
   std::uint64_t seed = 0;
