@@ -56,6 +56,7 @@ class StructuredMatmul {
 
   [[nodiscard]] std::size_t workspace_bytes() const;
 
+  /// Throws `Error`: kUnsupported where the library has no kernel, kInternal when one failed.
   /// @param a of `compress_structured`
   /// @param c 0: nothing is added; may be `d`
   void enqueue(const Stream& stream, abi::CUdeviceptr a, abi::CUdeviceptr b, abi::CUdeviceptr c,
@@ -66,7 +67,8 @@ class StructuredMatmul {
   std::unique_ptr<Impl> impl_;
 };
 
-/// The weight of a product as its algorithms take it, all of them alike: values and places.
+/// The weight of a product as its algorithms take it, all of them alike: values and places. Throws
+/// `Error`: kUnsupported as products do, kOutOfMemory.
 /// @param dense M×K in the problem's dtype, 2:4: what is not is silently lost
 DeviceBuffer compress_structured(const Stream& stream, const StructuredProblem& problem,
                                  abi::CUdeviceptr dense);

@@ -5,6 +5,7 @@
 #include <random>
 #include <vector>
 
+#include "blocky_weight.h"
 #include "gpu_or_skip.h"
 #include "spmm_case.h"
 
@@ -37,6 +38,32 @@ float value(std::uint16_t half) {
   return out;
 }
 
+/// Recorded products of `n` tokens against double: rows and tokens picked.
+void expect_products(const DeviceLinear& packed, const TestWeight& weight, std::int64_t n) {
+  const std::int64_t m = packed.rows(), k = packed.cols();
+  std::mt19937 random(3);
+  std::normal_distribution<float> normal;
+  std::vector<std::uint16_t> x(static_cast<std::size_t>(n * k));
+  for (std::uint16_t& v : x) {
+    const float drawn = normal(random);
+    convert_elements(&drawn, DType::kF32, &v, DType::kF16, 1);
+  }
+  const std::vector<std::uint16_t> y = multiply(packed, x, n);
+  const auto* a = reinterpret_cast<const std::uint16_t*>(weight.bytes.data());
+  for (const std::int64_t t : {std::int64_t{0}, n / 2, n - 1}) {
+    for (std::int64_t row = 0; row < m; row += 7) {
+      double sum = 0;
+      double size = 1e-3;
+      for (std::int64_t c = 0; c < k; ++c) {
+        const double product = static_cast<double>(value(a[row * k + c])) * value(x[t * k + c]);
+        sum += product;
+        size += std::abs(product);
+      }
+      ASSERT_NEAR(value(y[t * m + row]), sum, size * 1e-3) << packed.kernel() << " n " << n;
+    }
+  }
+}
+
 TEST_P(DeviceLinearTest, RunsAndExpandsWithoutAllocating) {
   const std::int64_t m = 320;
   const std::int64_t k = 416;
@@ -56,32 +83,22 @@ TEST_P(DeviceLinearTest, RunsAndExpandsWithoutAllocating) {
   EXPECT_TRUE(expanded == weight.bytes);
 
   if (packed->most_tokens() == 0) return;  // Dense: callers multiply.
-  std::mt19937 random(3);
-  std::normal_distribution<float> normal;
-  for (const std::int64_t n : {std::int64_t{1}, std::int64_t{5}, std::int64_t{600}}) {
-    std::vector<std::uint16_t> x(static_cast<std::size_t>(n * k));
-    for (std::uint16_t& v : x) {
-      const float drawn = normal(random);
-      convert_elements(&drawn, DType::kF32, &v, DType::kF16, 1);
-    }
-    const std::vector<std::uint16_t> y = multiply(*packed, x, n);
-    const auto* a = reinterpret_cast<const std::uint16_t*>(weight.bytes.data());
-    for (const std::int64_t t : {std::int64_t{0}, n / 2, n - 1}) {
-      for (std::int64_t row = 0; row < m; row += 7) {
-        double sum = 0;
-        double size = 1e-3;
-        for (std::int64_t c = 0; c < k; ++c) {
-          const double product = static_cast<double>(value(a[row * k + c])) * value(x[t * k + c]);
-          sum += product;
-          size += std::abs(product);
-        }
-        ASSERT_NEAR(value(y[t * m + row]), sum, size * 1e-3) << packed->kernel() << " n " << n;
-      }
-    }
-  }
+  for (const std::int64_t n : {std::int64_t{1}, std::int64_t{5}, std::int64_t{600}})
+    expect_products(*packed, weight, n);
 }
 
 INSTANTIATE_TEST_SUITE_P(Densities, DeviceLinearTest, ::testing::Values(0.0, 0.03, 0.3, 1.0));
+
+TEST(DeviceLinear, RunsBlocksForManyTokens) {
+  RAREFY_SKIP_WITHOUT_GPU();
+  const TestWeight weight = gpu::blocky_weight({.rows = 4096, .cols = 2048}, DType::kF16);
+  const auto packed =
+      pack_on_device(*weight.source, {.dtype = DType::kF16, .tokens = 1, .measure = false});
+  if (packed->kernel().find("blocks.") == std::string::npos)
+    GTEST_SKIP() << "blocks do not pay here: " << packed->kernel();
+  EXPECT_LT(packed->bytes(), weight.bytes.size() * 3 / 4);
+  for (const std::int64_t n : {1, 31, 33, 257, 2047, 2500}) expect_products(*packed, weight, n);
+}
 
 TEST(DeviceLinear, NamesWhatIsWrong) {
   const TestWeight weight({16, 16, gpu::Pattern::kUniform, 0.5}, DType::kF16);

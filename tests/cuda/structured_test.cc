@@ -122,7 +122,7 @@ TEST(StructuredFamily, RefusesWeightsThatAreNot2Of4) {
     EXPECT_EQ(reason, "2:4: row 0 has 4 nonzeros in columns 0 to 3, expected at most 2");
 }
 
-TEST(StructuredFamily, ChecksEachWeightOnce) {
+TEST(StructuredFamily, ChecksEachWeightForItself) {
   // The same candidates for one weight after the other: each is looked at for itself.
   const TestWeight pruned({64, 128, Pattern::kTwoOfFour}, DType::kF16);
   const TestWeight full({64, 128, Pattern::kFull}, DType::kF16);

@@ -13,13 +13,10 @@
 #include "ops/spmm/cuda/dense_products.h"
 #include "ops/spmm/cuda/expanded.h"
 #include "ops/spmm/cuda/kernel_chooser.h"
+#include "ops/spmm/cuda/two_kernels.h"
 
 namespace rarefy::gpu {
 namespace {
-
-/// Tokens of one launch of a kernel that reads its weight for every few: scratch memory is made for
-/// so many, once.
-constexpr std::int64_t kTokensAtOnce = 256;
 
 using Packer = cuda::Workshop<KernelChooser>;
 
@@ -40,6 +37,7 @@ class CudaLinear final : public DeviceLinear {
                             packer.stream, pool);
     kernel_ = std::move(chosen.kernel);
     time_us_ = chosen.time_us;
+    many_from_ = chosen.many_from;
     if (kernel_.starts_with("dense")) {
       chosen.op.reset();
       dense_ = upload_rows(packer.stream, source, pool);
@@ -79,19 +77,13 @@ class CudaLinear final : public DeviceLinear {
   void run(void* handle, const DeviceRows& x, const DeviceRows& y, std::int64_t n) const override {
     require(packed_ != nullptr, "linear: {} is dense: there is no packed weight to run", kernel_);
     const cuda::Stream stream = borrow(handle);
-    const auto size = size_of(problem_.activations);
+    const Operands all{
+        .b = x.address, .b_stride = x.stride, .c = y.address, .c_stride = y.stride, .n = n};
     const std::int64_t at_once =
         packed_->tokens_a_pass() == kAnyNumber ? std::max(n, kTokensAtOnce) : kTokensAtOnce;
-    for (std::int64_t first = 0; first < n; first += at_once) {
-      const auto offset = [&](const DeviceRows& rows) {
-        return rows.address + static_cast<std::uintptr_t>(first * rows.stride) * size;
-      };
-      packed_->enqueue(stream, {.b = offset(x),
-                                .b_stride = x.stride,
-                                .c = offset(y),
-                                .c_stride = y.stride,
-                                .n = std::min(n - first, at_once)});
-    }
+    for (std::int64_t first = 0; first < n; first += at_once)
+      packed_->enqueue(stream, all.part(problem_.activations, problem_.output, first,
+                                        std::min(n - first, at_once)));
   }
 
   [[nodiscard]] std::uintptr_t dense() const override {
@@ -122,20 +114,24 @@ class CudaLinear final : public DeviceLinear {
   /// Runs everything once: kernels are loaded and scratch memory is made when they are first
   /// needed, which no graph could record.
   void try_out(const cuda::Stream& stream) const {
-    const std::int64_t n = std::min(most_tokens_, kTokensAtOnce);
+    const std::int64_t few = many_from_ > 0 ? many_from_ - 1 : most_tokens_;
+    const std::int64_t most = std::max(std::min(few, kTokensAtOnce), many_from_);
     const auto zeros = [&](std::int64_t count) {
       cuda::DeviceBuffer buffer(stream,
                                 static_cast<std::size_t>(count) * size_of(problem_.activations));
       cuda::fill_bytes(stream, buffer.address(), 0, buffer.size());
       return buffer;
     };
-    const cuda::DeviceBuffer x = zeros(n * problem_.k);
-    const cuda::DeviceBuffer y = zeros(n * problem_.m);
-    packed_->enqueue(stream, {.b = x.address(),
-                              .b_stride = problem_.k,
-                              .c = y.address(),
-                              .c_stride = problem_.m,
-                              .n = n});
+    const cuda::DeviceBuffer x = zeros(most * problem_.k);
+    const cuda::DeviceBuffer y = zeros(most * problem_.m);
+    for (const std::int64_t n : {std::min(few, kTokensAtOnce), many_from_}) {
+      if (n == 0) continue;
+      packed_->enqueue(stream, {.b = x.address(),
+                                .b_stride = problem_.k,
+                                .c = y.address(),
+                                .c_stride = problem_.m,
+                                .n = n});
+    }
     if (!expander().expands()) return;
     const cuda::DeviceBuffer dense = zeros(problem_.m * problem_.k);
     expander().expand(stream, dense.address());
@@ -146,6 +142,7 @@ class CudaLinear final : public DeviceLinear {
   std::string kernel_;
   double time_us_ = 0;
   std::int64_t most_tokens_ = 0;
+  std::int64_t many_from_ = 0;  ///< Tokens from which another kernel runs; 0: none does.
   std::unique_ptr<Operator> packed_, expandable_;
   cuda::DeviceBuffer dense_;
 };

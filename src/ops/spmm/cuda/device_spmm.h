@@ -48,9 +48,13 @@ struct Operands {
   cuda::abi::CUdeviceptr residual = 0;  ///< May be c itself.
   std::int64_t residual_stride = 0;
   std::int64_t n = 1;  ///< Any number of tokens; fastest at the problem's.
+
+  /// Tokens [first, first + count), token-major; elements of b, and of c and the residual.
+  [[nodiscard]] Operands part(DType activations, DType output, std::int64_t first,
+                              std::int64_t count) const;
 };
 
-/// Of operators that read their weight once whatever the number of tokens.
+/// Of operators that take any number of tokens at once.
 constexpr std::int64_t kAnyNumber = std::int64_t{1} << 30;
 
 /// A weight packed for one kernel configuration on one device. Immutable but for its scratch
@@ -84,8 +88,9 @@ struct Weight {
 struct Candidate {
   std::string name;        ///< "composed.csr16.g8.v4.u2.t512.shared": family first, unique.
   double estimate_us = 0;  ///< From counted bytes and issue slots.
-  bool always = false;     ///< Measured whatever its estimate: dense, which no choice may lose to.
-  cuda::Source source;     ///< Compiled ahead of `build`, by many threads; may be empty.
+  bool always = false;  ///< Measured whatever its estimate: dense, which no choice may lose to, and
+                        ///< the first algorithm for 2:4 weights.
+  cuda::Source source;  ///< Compiled ahead of `build`, by many threads; may be empty.
   /// Why this weight is not taken, before it takes another candidate's place among those that are
   /// measured; empty: it is taken. None: any weight is.
   std::function<std::string(const Weight& weight)> refuses;

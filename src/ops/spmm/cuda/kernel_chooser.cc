@@ -11,6 +11,8 @@
 #include "ops/spmm/cuda/blocks/block_shapes.h"
 #include "ops/spmm/cuda/dense_products.h"
 #include "ops/spmm/cuda/families.h"
+#include "ops/spmm/cuda/structured/structured_products.h"
+#include "ops/spmm/cuda/structured/two_of_four.h"
 #include "ops/spmm/cuda/two_kernels.h"
 
 namespace rarefy::gpu {
@@ -22,10 +24,18 @@ constexpr double kDenseFrom = 0.85;
 /// Weights whose densities round to the same step are alike.
 constexpr double kDensitySteps = 50;
 
-std::string kind_of(const Problem& p, double density, bool dense) {
-  return fmt::format("{}x{} n{} {} {} {} {}", p.m, p.k, p.n, to_string(p.weight),
-                     to_string(p.activations), to_string(p.output),
-                     dense ? -1 : std::lround(density * kDensitySteps));
+/// Weights whose shares of empty 64×64 blocks do: these decide about kernels of blocks.
+constexpr double kBlockSteps = 16;
+
+std::string kind_of(const Problem& p, const Weight& weight, bool dense) {
+  std::string kind = fmt::format("{}x{} n{} {} {} {}", p.m, p.k, p.n, to_string(p.weight),
+                                 to_string(p.activations), to_string(p.output));
+  if (dense) return kind + " dense";
+  const PatternStats& pattern = *weight.pattern;
+  kind += fmt::format(" {} {}", std::lround(pattern.density() * kDensitySteps),
+                      std::lround(pattern.block_share(64, 64) * kBlockSteps));
+  if (p.n >= kFewestStructuredTokens && !breaks_two_of_four(*weight.source)) kind += " 2:4";
+  return kind;
 }
 
 /// The operator of the candidate of this name, or nullptr when there is none or it does not take
@@ -116,7 +126,7 @@ KernelChooser::Chosen KernelChooser::make(const RowSource& source, const Problem
   Weight weight{.source = &source, .pattern = &pattern, .csr = {}};
   if (!dense) weight.csr = pack(source, format::kCsr32, pool);
 
-  const std::string kind = kind_of(problem, pattern.density(), dense);
+  const std::string kind = kind_of(problem, weight, dense);
   SearchOptions search{.given_for_bytes = kGivenForBytes};
   if (dense) search.only = "dense";
   if (!options.measure) search.measure_best = 1;
@@ -137,16 +147,32 @@ KernelChooser::Chosen KernelChooser::make(const RowSource& source, const Problem
                  options.two_kernels_up_to * static_cast<double>(dense_bytes), device)) {
     search.only = "blocks.";
     search.given_for_bytes = 1;
-    Form blocks = form_of("blocks of " + kind, many, weight, search, stream, pool);
-    const std::int64_t from = tokens_for_blocks(problem, pattern, *chosen.op, chosen.time_us,
-                                                blocks.known.kernel, blocks.known.time_us, device);
-    chosen.op = two_kernels(std::move(chosen.op), std::move(blocks.op), from);
-    chosen.kernel += fmt::format(", from {} tokens {}", from, blocks.known.kernel);
-  } else if (!chosen.op->expands() && chosen.op->bytes() < dense_bytes &&
-             pattern.density() <= options.two_formats_up_to) {
+    if (Form blocks = blocks_form("blocks of " + kind, many, weight, search, stream, pool);
+        blocks.op != nullptr) {
+      chosen.many_from = tokens_for_blocks(problem, pattern, *chosen.op, chosen.time_us,
+                                           blocks.known.kernel, blocks.known.time_us, device);
+      chosen.op =
+          two_kernels(problem, std::move(chosen.op), std::move(blocks.op), chosen.many_from);
+      chosen.kernel += fmt::format(", from {} tokens {}", chosen.many_from, blocks.known.kernel);
+      return chosen;
+    }
+  }
+  if (!chosen.op->expands() && chosen.op->bytes() < dense_bytes &&
+      pattern.density() <= options.two_formats_up_to) {
     chosen.expandable = expandable_form(problem, weight, stream);
   }
   return chosen;
+}
+
+KernelChooser::Form KernelChooser::blocks_form(const std::string& kind, const Problem& problem,
+                                               const Weight& weight, const SearchOptions& search,
+                                               const cuda::Stream& stream, ThreadPool& pool) {
+  try {
+    return form_of(kind, problem, weight, search, stream, pool);
+  } catch (const Error& error) {
+    if (error.kind() != ErrorKind::kUnsupported && error.kind() != ErrorKind::kOutOfMemory) throw;
+    return {};
+  }
 }
 
 KernelChooser::Form KernelChooser::form_of(const std::string& kind, const Problem& problem,

@@ -25,8 +25,8 @@ struct ChooserOptions {
   double two_kernels_up_to = 0.75;
 };
 
-/// The first weight of a kind (shape, dtypes, density) is searched; those that are like it take the
-/// same kernel, so that a model costs a handful of searches.
+/// The first weight of a kind (shape, dtypes, density, share of empty blocks) is searched; those
+/// that are like it take the same kernel, so that a model costs a handful of searches.
 class KernelChooser {
  public:
   struct Chosen {
@@ -34,7 +34,8 @@ class KernelChooser {
     /// The same weight in a format that expands, where that of `op` does not; may be empty.
     std::unique_ptr<Operator> expandable;
     std::string kernel;
-    double time_us = 0;  ///< As measured when the kernel was chosen.
+    double time_us = 0;          ///< As measured when the kernel was chosen.
+    std::int64_t many_from = 0;  ///< Tokens from which `op` runs its second kernel; 0: it has one.
   };
 
   /// @param source of the problem's shape and dtype; may go away afterwards.
@@ -54,6 +55,10 @@ class KernelChooser {
   /// The kernel that is known for the kind where it takes this weight, else what a search finds.
   Form form_of(const std::string& kind, const Problem& problem, const Weight& weight,
                const SearchOptions& search, const cuda::Stream& stream, ThreadPool& pool);
+
+  /// The same of a second form, which many tokens can do without: empty where there is none.
+  Form blocks_form(const std::string& kind, const Problem& problem, const Weight& weight,
+                   const SearchOptions& search, const cuda::Stream& stream, ThreadPool& pool);
 
   std::map<std::string, Known> known_;  ///< By kind.
 };

@@ -11,6 +11,7 @@
 #include "base/check.h"
 #include "base/files.h"
 #include "base/json.h"
+#include "cuda/cusparselt.h"
 #include "cuda/memory.h"
 #include "cuda/timing.h"
 
@@ -18,7 +19,7 @@ namespace rarefy::gpu {
 namespace {
 
 /// Raised when measuring or choosing changes: older choices are misses.
-constexpr int kPolicyVersion = 2;
+constexpr int kPolicyVersion = 3;
 
 std::uint64_t fnv1a(std::string_view text) {
   std::uint64_t hash = 0xCBF29CE484222325ULL;
@@ -54,6 +55,7 @@ Json key_of(const Problem& problem, const PatternStats& pattern, const cuda::Dev
           {"kernels", texts},
           {"device", device.facts().name},
           {"compiler", cuda::compiler_state().version},
+          {"cusparselt", cuda::cusparselt_state().version},
           {"m", problem.m},
           {"k", problem.k},
           {"n", problem.n},

@@ -42,7 +42,9 @@ struct Choice {
   std::unique_ptr<Operator> op;
   std::string name;
   double time_us = 0;
-  std::vector<Tried> tried;  ///< Fastest first, then by estimate.
+  /// Fastest first, then by estimate, then what refuses the weight; of a choice that was remembered
+  /// itself alone.
+  std::vector<Tried> tried;
   bool from_cache = false;
 };
 

@@ -67,35 +67,30 @@ BlocksOperator::BlocksOperator(const BlocksOperator& from, const cuda::Stream& s
 }
 
 void BlocksOperator::enqueue(const cuda::Stream& stream, const Operands& o) const {
-  if (products_->is_ready_for(o.n)) return enqueue_part(stream, o, 0, o.n);
-  if (!stream.recording()) {
+  if (!products_->is_ready_for(o.n)) {
+    if (stream.recording()) return enqueue_in_parts(stream, o);
     products_->prepare(home_, o.n);
-    return enqueue_part(stream, o, 0, o.n);
   }
+  products_->enqueue(stream, {.values = values_.address(),
+                              .b = o.b,
+                              .b_stride = o.b_stride,
+                              .c = o.c,
+                              .c_stride = o.c_stride,
+                              .bias = o.bias,
+                              .residual = o.residual,
+                              .residual_stride = o.residual_stride,
+                              .tokens = o.n});
+}
+
+void BlocksOperator::enqueue_in_parts(const cuda::Stream& stream, const Operands& o) const {
   for (std::int64_t first = 0; first < o.n;) {
     const auto tiles = static_cast<std::uint64_t>((o.n - first + tile_ - 1) / tile_);
     const std::int64_t at_once =
         std::min(static_cast<std::int64_t>(std::bit_floor(tiles)), kMostTiles) * tile_;
     const std::int64_t count = std::min(at_once, o.n - first);
-    enqueue_part(stream, o, first, count);
+    enqueue(stream, o.part(problem_.dtype, problem_.dtype, first, count));
     first += count;
   }
-}
-
-void BlocksOperator::enqueue_part(const cuda::Stream& stream, const Operands& o, std::int64_t first,
-                                  std::int64_t count) const {
-  const auto at = [&](cuda::abi::CUdeviceptr address, std::int64_t stride) {
-    return address + static_cast<std::uint64_t>(first * stride) * size_of(problem_.dtype);
-  };
-  products_->enqueue(stream, {.values = values_.address(),
-                              .b = at(o.b, o.b_stride),
-                              .b_stride = o.b_stride,
-                              .c = at(o.c, o.c_stride),
-                              .c_stride = o.c_stride,
-                              .bias = o.bias,
-                              .residual = at(o.residual, o.residual_stride),
-                              .residual_stride = o.residual_stride,
-                              .tokens = count});
 }
 
 std::size_t BlocksOperator::bytes() const {

@@ -30,8 +30,8 @@ class BlocksOperator final : public Operator {
   [[nodiscard]] std::unique_ptr<Operator> copy(const cuda::Stream& stream) const override;
 
  private:
-  void enqueue_part(const cuda::Stream& stream, const Operands& operands, std::int64_t first,
-                    std::int64_t count) const;
+  /// Numbers of tokens that lists were made for beforehand, one after the other.
+  void enqueue_in_parts(const cuda::Stream& stream, const Operands& operands) const;
 
   BlockProblem problem_;
   std::int64_t tile_;  ///< Tokens of the kernel's tiles.

@@ -23,7 +23,7 @@ struct CutBlocks {
 };
 
 /// Takes the blocks with at least `fewest` nonzeros, zeros and all. The source is f16 or bf16, of
-/// multiples of the block's rows and columns.
+/// multiples of the block's rows and columns; anything else is an `Error` (kInvalidArgument).
 CutBlocks cut_blocks(const RowSource& source, int block_rows, int block_cols, int fewest = 1,
                      ThreadPool& pool = default_pool());
 

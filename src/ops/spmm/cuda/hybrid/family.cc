@@ -34,7 +34,7 @@ class HybridOperator final : public Operator {
   }
 
   [[nodiscard]] std::size_t bytes() const override { return blocks_->bytes() + rest_->bytes(); }
-  [[nodiscard]] std::int64_t tokens_a_pass() const override { return kAnyNumber; }
+  [[nodiscard]] std::int64_t tokens_a_pass() const override { return rest_->tokens_a_pass(); }
   [[nodiscard]] bool expands() const override { return rest_->expands(); }
   void expand(const cuda::Stream& stream, cuda::abi::CUdeviceptr dense) const override {
     rest_->expand(stream, dense);
@@ -88,22 +88,23 @@ std::vector<Candidate> candidates_of(const Problem& problem, const Split& split,
   configs.resize(std::min(kMost, configs.size()));
   for (const Candidate& rest : rest_candidates(sides.rest, split.rest, device)) {
     for (const BlockConfig& config : configs) {
-      found.push_back({.name = fmt::format("hybrid.from{}.{}.{}", split.fewest,
-                                           config.name(sides.blocks), rest.name),
-                       .estimate_us = config.estimate_us(sides.blocks, device) + rest.estimate_us,
-                       .source = config.source(sides.blocks),
-                       .build = [blocks = sides.blocks, config, fewest = split.fewest, rest](
-                                    const Weight& weight,
-                                    const cuda::Stream& stream) -> std::unique_ptr<Operator> {
-                         const CutBlocks cut = cut_blocks(*weight.source, blocks.block_rows,
-                                                          blocks.block_cols, fewest);
-                         const RestOfBlocks source(*weight.source, cut);
-                         const PatternStats pattern = pattern_stats(source);
-                         const Weight left{&source, &pattern, pack(source, format::kCsr32)};
-                         return std::make_unique<HybridOperator>(
-                             std::make_unique<BlocksOperator>(blocks, config, cut, stream),
-                             rest.build(left, stream));
-                       }});
+      found.push_back(
+          {.name = fmt::format("hybrid.from{}.{}.{}", split.fewest, config.name(sides.blocks),
+                               rest.name),
+           .estimate_us = config.estimate_us(sides.blocks, device) + rest.estimate_us,
+           .source = config.source(sides.blocks),  // The other kernel is compiled by `build`.
+           .build = [blocks = sides.blocks, config, fewest = split.fewest, rest](
+                        const Weight& weight,
+                        const cuda::Stream& stream) -> std::unique_ptr<Operator> {
+             const CutBlocks cut =
+                 cut_blocks(*weight.source, blocks.block_rows, blocks.block_cols, fewest);
+             const RestOfBlocks source(*weight.source, cut);
+             const PatternStats pattern = pattern_stats(source);
+             const Weight left{&source, &pattern, pack(source, format::kCsr32)};
+             return std::make_unique<HybridOperator>(
+                 std::make_unique<BlocksOperator>(blocks, config, cut, stream),
+                 rest.build(left, stream));
+           }});
     }
   }
   return found;
@@ -117,9 +118,9 @@ class HybridFamily final : public Family {
                                  const cuda::DeviceFacts& device) const override {
     if (problem.n < kFewestTokens)
       return Support::no(
-          fmt::format("hybrid: expected at least {} tokens, got {}", kFewestTokens, problem.n));
+          fmt::format("expected at least {} tokens, got {}", kFewestTokens, problem.n));
     if (problem.activation != Activation::kNone)
-      return Support::no("hybrid: expected no activation: it would be of half a sum");
+      return Support::no("expected no activation: it would be of half a sum");
     return supports_blocks(problem, device);
   }
 

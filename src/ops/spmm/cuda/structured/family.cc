@@ -74,8 +74,9 @@ class StructuredOperator final : public Operator {
                                      dense.address());
   }
 
-  /// Runs the problem's tokens once: the library loads a kernel with its first run and refuses some
-  /// only then, and neither may happen while a graph is recorded.
+  /// Runs the problem's tokens once, and the few that graphs of other numbers are made of: the
+  /// library loads a kernel with its first run and refuses some only then, and neither may happen
+  /// while a graph is recorded.
   void try_out(const cuda::Stream& stream) const {
     const auto elements = [&](std::int64_t count, DType dtype) {
       return cuda::DeviceBuffer(stream, static_cast<std::size_t>(count) * size_of(dtype));
@@ -83,14 +84,15 @@ class StructuredOperator final : public Operator {
     const cuda::DeviceBuffer b = elements(problem_.n * problem_.k, problem_.activations);
     const cuda::DeviceBuffer c = elements(problem_.n * problem_.m, problem_.output);
     const cuda::DeviceBuffer bias = elements(problem_.m, DType::kF32);
-    enqueue(stream, {.b = b.address(),
-                     .b_stride = problem_.k,
-                     .c = c.address(),
-                     .c_stride = problem_.m,
-                     .bias = bias.address(),
-                     .residual = problem_.residual ? c.address() : 0,
-                     .residual_stride = problem_.m,
-                     .n = problem_.n});
+    for (const std::int64_t n : {problem_.n, std::int64_t{1}})
+      enqueue(stream, {.b = b.address(),
+                       .b_stride = problem_.k,
+                       .c = c.address(),
+                       .c_stride = problem_.m,
+                       .bias = bias.address(),
+                       .residual = problem_.residual ? c.address() : 0,
+                       .residual_stride = problem_.m,
+                       .n = n});
     stream.synchronize();
   }
 

@@ -54,6 +54,7 @@ StructuredProducts::StructuredProducts(const Problem& problem,
                                        const cuda::Stream& stream)
     : problem_(problem),
       algorithm_(algorithm),
+      home_(cuda::Stream::borrow(stream.device(), stream.handle())),
       copy_(stream.device(), structured_source(problem), "copy_rows"),
       finish_(stream.device(), structured_source(problem), "finish_rows") {}
 
@@ -64,10 +65,12 @@ std::size_t StructuredProducts::bytes() const {
   return sum;
 }
 
+std::int64_t StructuredProducts::least_tokens() const {
+  return std::min(structured_problem(problem_, problem_.n).n, kFewestStructuredTokens);
+}
+
 StructuredProducts::Way StructuredProducts::way_of(const Operands& o) const {
-  const std::int64_t least =
-      std::min(structured_problem(problem_, problem_.n).n, kFewestStructuredTokens);
-  Way way{.n = std::max(structured_problem(problem_, o.n).n, least)};
+  Way way{.n = std::max(structured_problem(problem_, o.n).n, least_tokens())};
   if (way.n != o.n) return way;
   if (is_aligned(o.b) && is_even(o.b_stride)) way.b_stride = o.b_stride;
   const bool adds_in_place =
@@ -77,8 +80,7 @@ StructuredProducts::Way StructuredProducts::way_of(const Operands& o) const {
   return way;
 }
 
-const StructuredProducts::Product& StructuredProducts::product_for(const cuda::Stream& stream,
-                                                                   const Way& way) const {
+const StructuredProducts::Product& StructuredProducts::product_for(const Way& way) const {
   const auto found = products_.find(way);
   if (found != products_.end()) return found->second;
   cuda::StructuredProblem problem = structured_problem(problem_, way.n);
@@ -87,13 +89,14 @@ const StructuredProducts::Product& StructuredProducts::product_for(const cuda::S
   const auto bytes = [&](std::int64_t features) {
     return static_cast<std::size_t>(features * problem.n) * size_of(problem.dtype);
   };
-  Product product{.matmul = {stream, problem, algorithm_}, .b = {}, .d = {}};
+  Product product{.matmul = {home_, problem, algorithm_}, .b = {}, .d = {}};
   if (way.b_stride == 0) {
-    product.b = cuda::DeviceBuffer(stream, bytes(problem.k));
+    product.b = cuda::DeviceBuffer(home_, bytes(problem.k));
     // What no token fills is multiplied, too.
-    cuda::fill_bytes(stream, product.b.address(), 0, product.b.size());
+    cuda::fill_bytes(home_, product.b.address(), 0, product.b.size());
   }
-  if (way.d_stride == 0) product.d = cuda::DeviceBuffer(stream, bytes(problem.m));
+  if (way.d_stride == 0) product.d = cuda::DeviceBuffer(home_, bytes(problem.m));
+  home_.synchronize();  // Other streams run it.
   return products_.emplace(way, std::move(product)).first->second;
 }
 
@@ -107,8 +110,19 @@ void StructuredProducts::copy(const cuda::Stream& stream, cuda::abi::CUdeviceptr
 
 void StructuredProducts::enqueue(const cuda::Stream& stream, cuda::abi::CUdeviceptr compressed,
                                  const Operands& o) const {
-  const Way way = way_of(o);
-  const Product& product = product_for(stream, way);
+  Way way = way_of(o);
+  if (!products_.contains(way) && stream.recording()) {
+    const std::int64_t at_once = least_tokens();
+    if (o.n > at_once) {
+      for (std::int64_t first = 0; first < o.n; first += at_once)
+        enqueue(
+            stream, compressed,
+            o.part(problem_.activations, problem_.output, first, std::min(o.n - first, at_once)));
+      return;
+    }
+    way = {.n = at_once};
+  }
+  const Product& product = product_for(way);
   const std::int64_t m = problem_.m;
   const std::int64_t k = problem_.k;
   cuda::abi::CUdeviceptr b = o.b;

@@ -48,13 +48,17 @@ class StructuredProducts {
     cuda::DeviceBuffer b, d;
   };
   [[nodiscard]] Way way_of(const Operands& o) const;
-  const Product& product_for(const cuda::Stream& stream, const Way& way) const;
+  /// The most tokens that fewer are filled up to: a graph that records what never ran takes so many
+  /// at a time, copied to where they fit.
+  [[nodiscard]] std::int64_t least_tokens() const;
+  const Product& product_for(const Way& way) const;
   void copy(const cuda::Stream& stream, cuda::abi::CUdeviceptr from, std::int64_t from_stride,
             cuda::abi::CUdeviceptr to, std::int64_t to_stride, std::int64_t rows,
             std::int64_t cols) const;
 
   Problem problem_;
   cuda::StructuredAlgorithm algorithm_;
+  cuda::Stream home_;  ///< That memory for other numbers of tokens comes from.
   cuda::Kernel copy_, finish_;
   mutable std::map<Way, Product> products_;
 };
