@@ -1,9 +1,7 @@
 #include "model/random_checkpoint.h"
 
 #include <algorithm>
-#include <cmath>
 #include <map>
-#include <numbers>
 #include <string>
 #include <utility>
 #include <vector>
@@ -12,81 +10,11 @@
 #include "base/files.h"
 #include "base/json.h"
 #include "model/layer.h"
+#include "model/random_values.h"
 #include "rarefy/safetensors.h"
 
 namespace rarefy {
 namespace {
-
-constexpr double kDeviation = 0.02;
-constexpr std::size_t kQuantiles = 65536;
-
-/// x with Φ(x) = p, by bisection: called once for each entry of a table.
-double normal_quantile(double p) {
-  double low = -10;
-  double high = 10;
-  for (int i = 0; i < 60; ++i) {
-    const double middle = (low + high) / 2;
-    (0.5 * std::erfc(-middle / std::numbers::sqrt2) < p ? low : high) = middle;
-  }
-  return (low + high) / 2;
-}
-
-/// The normal distribution in 65536 equally likely values, the `sparsity` smallest of them zero: a
-/// random 16-bit number picks a weight, pruned or not.
-std::vector<BFloat16> quantile_table(double sparsity) {
-  std::vector<BFloat16> table(kQuantiles);
-  const auto zeros = static_cast<std::size_t>(std::llround(sparsity * kQuantiles));
-  const std::size_t first_zero = (kQuantiles - zeros) / 2;
-  for (std::size_t i = 0; i < kQuantiles; ++i) {
-    if (i >= first_zero && i < first_zero + zeros) continue;
-    const double p = (static_cast<double>(i) + 0.5) / kQuantiles;
-    table[i] = to_bfloat16(static_cast<float>(kDeviation * normal_quantile(p)));
-  }
-  return table;
-}
-
-std::uint64_t mixed(std::uint64_t z) {
-  z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9U;
-  z = (z ^ (z >> 27)) * 0x94D049BB133111EBU;
-  return z ^ (z >> 31);
-}
-
-/// One row of weights, four from each 64-bit number of a counter: rows are independent, whichever
-/// thread makes them.
-void fill_row(std::uint64_t key, const std::vector<BFloat16>& table, BFloat16* row,
-              std::int64_t cols) {
-  std::uint64_t counter = mixed(key);
-  for (std::int64_t c = 0; c < cols; c += 4) {
-    counter += 0x9E3779B97F4A7C15U;
-    std::uint64_t bits = mixed(counter);
-    const std::int64_t end = std::min(cols, c + 4);
-    for (std::int64_t i = c; i < end; ++i, bits >>= 16) row[i] = table[bits & 0xFFFFU];
-  }
-}
-
-/// The bits that decide about blocks are none of those that make values.
-constexpr std::uint64_t kBlocks = 0x5EED0F0B10C45ULL;
-
-/// Values of one tensor: all from the quantiles, and blocks that are zero.
-struct Values {
-  std::uint64_t key = 0;
-  std::shared_ptr<const std::vector<BFloat16>> table;
-  double empty = 0;  ///< Share of blocks.
-  int block_rows = 1, block_cols = 1;
-
-  void fill(std::int64_t r, BFloat16* row, std::int64_t cols) const {
-    fill_row(key + static_cast<std::uint64_t>(r), *table, row, cols);
-    if (empty == 0) return;
-    const std::int64_t grid = (cols + block_cols - 1) / block_cols;
-    for (std::int64_t block = 0; block < grid; ++block) {
-      const auto place = static_cast<std::uint64_t>(r / block_rows * grid + block);
-      const double unit = static_cast<double>(mixed(mixed(key ^ kBlocks) + place) >> 11) * 0x1p-53;
-      const std::int64_t first = block * block_cols;
-      if (unit < empty)
-        std::fill(row + first, row + std::min(cols, first + block_cols), BFloat16{});
-    }
-  }
-};
 
 struct Tensor {
   std::string name;
@@ -113,7 +41,7 @@ std::vector<Tensor> list_tensors(const RandomCheckpoint& model) {
   return tensors;
 }
 
-void write_tensor(SafetensorsWriter& writer, const Tensor& tensor, const Values& from,
+void write_tensor(SafetensorsWriter& writer, const Tensor& tensor, const RandomValues& from,
                   ThreadPool& pool) {
   if (tensor.norm) {
     const std::vector<BFloat16> ones(static_cast<std::size_t>(tensor.cols), to_bfloat16(1.0F));
@@ -134,35 +62,10 @@ void write_tensor(SafetensorsWriter& writer, const Tensor& tensor, const Values&
   }
 }
 
-/// The values of every tensor of a model.
-class ValuesOf {
- public:
-  explicit ValuesOf(const RandomCheckpoint& model)
-      : model_(model),
-        dense_(std::make_shared<const std::vector<BFloat16>>(quantile_table(0))),
-        pruned_(in_blocks() ? dense_
-                            : std::make_shared<const std::vector<BFloat16>>(
-                                  quantile_table(model.sparsity))) {}
-
-  [[nodiscard]] Values operator()(const Tensor& tensor, std::size_t index) const {
-    return {.key = mixed(model_.seed * 0x9E3779B97F4A7C15U + index + 1),
-            .table = tensor.pruned ? pruned_ : dense_,
-            .empty = tensor.pruned && in_blocks() ? model_.sparsity : 0,
-            .block_rows = model_.block_rows,
-            .block_cols = model_.block_cols};
-  }
-
- private:
-  [[nodiscard]] bool in_blocks() const { return model_.block_rows > 1 || model_.block_cols > 1; }
-
-  const RandomCheckpoint& model_;
-  std::shared_ptr<const std::vector<BFloat16>> dense_, pruned_;
-};
-
 /// Rows that are made when they are read.
 class RandomRows final : public RowSource {
  public:
-  RandomRows(const Tensor& tensor, Values values)
+  RandomRows(const Tensor& tensor, RandomValues values)
       : rows_(tensor.rows), cols_(tensor.cols), norm_(tensor.norm), values_(std::move(values)) {}
   [[nodiscard]] std::int64_t rows() const override { return rows_; }
   [[nodiscard]] std::int64_t cols() const override { return cols_; }
@@ -179,7 +82,7 @@ class RandomRows final : public RowSource {
  private:
   std::int64_t rows_, cols_;
   bool norm_;
-  Values values_;
+  RandomValues values_;
 };
 
 Shape shape_of(const Tensor& t) {
@@ -291,13 +194,13 @@ void write_random_checkpoint(const std::filesystem::path& directory, const Rando
          error.message());
   }
   const std::vector<Tensor> tensors = list_tensors(model);
-  const ValuesOf values(model);
+  const RandomTensors values(model);
   SafetensorsWriter writer(directory / "model.safetensors");
   for (const Tensor& t : tensors) writer.declare(t.name, DType::kBF16, shape_of(t));
   for (std::size_t i = 0; i < tensors.size(); ++i) {
     progress.update("write", static_cast<std::int64_t>(i),
                     static_cast<std::int64_t>(tensors.size()), tensors[i].name);
-    write_tensor(writer, tensors[i], values(tensors[i], i), pool);
+    write_tensor(writer, tensors[i], values.of(i, tensors[i].pruned), pool);
   }
   writer.finish(/*durable=*/false);
   copy_tokenizer(model.tokenizer_from, directory);
@@ -312,9 +215,9 @@ std::shared_ptr<const Checkpoint> random_checkpoint(const RandomCheckpoint& mode
   check(model);
   struct Known {
     Tensor tensor;
-    Values values;
+    RandomValues values;
   };
-  const ValuesOf values(model);
+  const RandomTensors values(model);
   std::map<std::string, Known> known;
   std::vector<CheckpointTensor> described;
   const std::vector<Tensor> tensors = list_tensors(model);
@@ -326,7 +229,7 @@ std::shared_ptr<const Checkpoint> random_checkpoint(const RandomCheckpoint& mode
                          .shape = shape_of(t),
                          .bytes = bytes,
                          .dense_bytes = bytes});
-    known.emplace(t.name, Known{t, values(t, i)});
+    known.emplace(t.name, Known{t, values.of(i, t.pruned)});
   }
   return Checkpoint::of("random weights", std::move(described),
                         [known = std::move(known)](const std::string& name) {
