@@ -8,6 +8,7 @@
 
 #include "base/cache_folder.h"
 #include "base/files.h"
+#include "base/hash.h"
 
 namespace rarefy::cuda {
 namespace {
@@ -17,17 +18,6 @@ struct Header {
   std::uint64_t key_bytes = 0, image_bytes = 0, image_hash = 0;
 };
 
-std::uint64_t fnv1a(const void* data, std::size_t bytes, std::uint64_t hash) {
-  const auto* p = static_cast<const unsigned char*>(data);
-  for (std::size_t i = 0; i < bytes; ++i) {
-    hash ^= p[i];
-    hash *= 0x100000001B3ULL;
-  }
-  return hash;
-}
-
-constexpr std::uint64_t kSeed = 0xCBF29CE484222325ULL;
-
 }  // namespace
 
 CubinCache CubinCache::standard() {
@@ -36,7 +26,7 @@ CubinCache CubinCache::standard() {
 }
 
 std::filesystem::path CubinCache::path_of(std::string_view key) const {
-  return folder_ / fmt::format("{:016x}.cubin", fnv1a(key.data(), key.size(), kSeed));
+  return folder_ / fmt::format("{:016x}.cubin", fnv1a(key));
 }
 
 std::optional<std::vector<std::byte>> CubinCache::find(std::string_view key) const {
@@ -58,7 +48,7 @@ std::optional<std::vector<std::byte>> CubinCache::find(std::string_view key) con
     const std::byte* stored_key = file.data() + sizeof header;
     const std::byte* image = stored_key + header.key_bytes;
     if (std::memcmp(stored_key, key.data(), key.size()) != 0) return std::nullopt;
-    if (fnv1a(image, header.image_bytes, kSeed) != header.image_hash) return std::nullopt;
+    if (fnv1a(image, header.image_bytes) != header.image_hash) return std::nullopt;
     return std::vector<std::byte>(image, image + header.image_bytes);
   } catch (const std::exception&) {
     return std::nullopt;
@@ -70,7 +60,7 @@ void CubinCache::store(std::string_view key, std::span<const std::byte> image) c
   Header header;
   header.key_bytes = key.size();
   header.image_bytes = image.size();
-  header.image_hash = fnv1a(image.data(), image.size(), kSeed);
+  header.image_hash = fnv1a(image.data(), image.size());
   try {
     std::filesystem::create_directories(folder_);
     AtomicFile file(path_of(key));

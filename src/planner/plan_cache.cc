@@ -10,6 +10,7 @@
 #include <thread>
 
 #include "base/files.h"
+#include "base/hash.h"
 #include "planner/plan_json.h"
 
 namespace rarefy::planning {
@@ -19,15 +20,6 @@ namespace {
 constexpr int kEntryVersion = 1;
 /// An entry is a few kilobytes; a file larger than this is not one.
 constexpr std::uintmax_t kLargestEntry = 16U << 20;
-
-std::uint64_t fnv1a(std::string_view text) {
-  std::uint64_t hash = 0xCBF29CE484222325ULL;
-  for (char c : text) {
-    hash ^= static_cast<unsigned char>(c);
-    hash *= 0x100000001B3ULL;
-  }
-  return hash;
-}
 
 }  // namespace
 

@@ -4,6 +4,7 @@
 
 #include "base/cache_folder.h"
 #include "base/files.h"
+#include "base/hash.h"
 #include "cuda/compiler.h"
 #include "cuda/cusparselt.h"
 
@@ -12,15 +13,6 @@ namespace {
 
 /// Raised when measuring or choosing changes: older choices are misses.
 constexpr int kPolicyVersion = 3;
-
-std::uint64_t fnv1a(std::string_view text) {
-  std::uint64_t hash = 0xCBF29CE484222325ULL;
-  for (char c : text) {
-    hash ^= static_cast<unsigned char>(c);
-    hash *= 0x100000001B3ULL;
-  }
-  return hash;
-}
 
 Json key_of(const Problem& problem, const PatternStats& pattern, const cuda::Device& device,
             std::span<const Candidate> candidates) {
