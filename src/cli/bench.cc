@@ -20,6 +20,7 @@
 #include "base/peak_memory.h"
 #include "cli/bench_ops.h"
 #include "cli/bench_ops_rows.h"
+#include "cli/bench_ops_weights.h"
 #include "cli/numbers.h"
 #include "cli/terminal.h"
 #include "cli/verb.h"
@@ -317,11 +318,12 @@ void save_models(const Flags& flags, OrderedJson rows) {
 
 /// "64x64"; 1x1 where nothing was said.
 std::pair<int, int> block_shape(const std::string& text) {
-  int rows = 1, cols = 1, read = 0;
-  if (!text.empty() && (std::sscanf(text.c_str(), "%5dx%5d%n", &rows, &cols, &read) != 2 ||
-                        read != std::ssize(text) || rows < 1 || cols < 1))
-    fail(ErrorKind::kInvalidArgument, "--blocks: expected a shape such as 64x64, got '{}'", text);
-  return {rows, cols};
+  constexpr std::int64_t kLargest = 99999;
+  if (text.empty()) return {1, 1};
+  const auto shape = bench::parse_pair(text, 'x');
+  require(shape && shape->first <= kLargest && shape->second <= kLargest,
+          "--blocks: expected a shape such as 64x64, got '{}'", text);
+  return {static_cast<int>(shape->first), static_cast<int>(shape->second)};
 }
 
 void run(const Flags& flags, const Session& session) {
@@ -332,8 +334,8 @@ void run(const Flags& flags, const Session& session) {
         [&](const LoadOptions& load) { return session.load_model(flags.model.directory, load); },
         rows);
   } else {
+    const auto [block_rows, block_cols] = block_shape(flags.blocks);
     for (double sparsity : flags.sparsities) {
-      const auto [block_rows, block_cols] = block_shape(flags.blocks);
       const RandomCheckpoint random{.config = random_shape(flags.random),
                                     .sparsity = sparsity,
                                     .block_rows = block_rows,

@@ -1,23 +1,17 @@
 #include "cli/bench_ops_cases.h"
 
-#include <charconv>
 #include <utility>
 
 #include "base/check.h"
+#include "cli/bench_ops_weights.h"
 
 namespace rarefy::bench {
 namespace {
 
 std::pair<std::int64_t, std::int64_t> parse_shape(const std::string& text) {
-  std::int64_t m = 0;
-  std::int64_t k = 0;
-  const char* end = text.data() + text.size();
-  const auto [cross, e1] = std::from_chars(text.data(), end, m);
-  const bool crossed = e1 == std::errc{} && cross != end && *cross == 'x';
-  const auto [stop, e2] = std::from_chars(crossed ? cross + 1 : end, end, k);
-  require(crossed && e2 == std::errc{} && stop == end && m > 0 && k > 0,
-          "--shape: expected MxK such as 4096x14336, got '{}'", text);
-  return {m, k};
+  const auto shape = parse_pair(text, 'x');
+  require(shape.has_value(), "--shape: expected MxK such as 4096x14336, got '{}'", text);
+  return *shape;
 }
 
 }  // namespace

@@ -31,17 +31,6 @@ std::uint64_t draw(std::uint64_t seed, Stream stream, std::uint64_t counter) {
   return mix(mix(seed * 8 + stream) ^ counter);
 }
 
-std::optional<std::pair<std::int64_t, std::int64_t>> parse_pair(std::string_view text, char mark) {
-  std::int64_t a = 0;
-  std::int64_t b = 0;
-  const char* end = text.data() + text.size();
-  const auto [middle, e1] = std::from_chars(text.data(), end, a);
-  if (e1 != std::errc{} || middle == end || *middle != mark) return std::nullopt;
-  const auto [stop, e2] = std::from_chars(middle + 1, end, b);
-  if (e2 != std::errc{} || stop != end || a <= 0 || b <= 0) return std::nullopt;
-  return std::pair{a, b};
-}
-
 /// Whether position (r, c) keeps its value, given its random bits.
 using Keep = std::function<bool(std::int64_t r, std::int64_t c, std::uint64_t bits)>;
 
@@ -182,6 +171,17 @@ double share_of_zeros(const BenchWeight& weight) {
 }
 
 }  // namespace
+
+std::optional<std::pair<std::int64_t, std::int64_t>> parse_pair(std::string_view text, char mark) {
+  std::int64_t a = 0;
+  std::int64_t b = 0;
+  const char* end = text.data() + text.size();
+  const auto [middle, e1] = std::from_chars(text.data(), end, a);
+  if (e1 != std::errc{} || middle == end || *middle != mark) return std::nullopt;
+  const auto [stop, e2] = std::from_chars(middle + 1, end, b);
+  if (e2 != std::errc{} || stop != end || a <= 0 || b <= 0) return std::nullopt;
+  return std::pair{a, b};
+}
 
 BenchWeight make_weight(const WeightSpec& spec, ThreadPool& pool) {
   BenchWeight weight{.m = spec.m, .k = spec.k, .dtype = spec.dtype};

@@ -2,13 +2,18 @@
 #pragma once
 
 #include <cstdint>
-#include <memory>
+#include <optional>
 #include <string>
+#include <string_view>
+#include <utility>
 
 #include "rarefy/tensor.h"
 #include "rarefy/threads.h"
 
 namespace rarefy::bench {
+
+/// "16x32" with the mark 'x', "2:4" with ':': two positive numbers, and nothing else.
+std::optional<std::pair<std::int64_t, std::int64_t>> parse_pair(std::string_view text, char mark);
 
 /// A weight that somebody asked for on the command line.
 struct WeightSpec {
