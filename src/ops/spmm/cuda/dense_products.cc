@@ -46,12 +46,14 @@ cuda::DeviceBuffer upload_rows(const cuda::Stream& stream, const RowSource& sour
   return buffer;
 }
 
-cuda::Source dense_epilogue_source(const Problem& problem) {
+cuda::Source dense_epilogue_source(const Problem& problem, DType sums) {
   if (!has_epilogue(problem)) return {};
-  cuda::Source source{.name = fmt::format("dense.epilogue.{}", to_string(problem.output)),
+  cuda::Source source{.name = fmt::format("dense.epilogue.{}{}", to_string(problem.output),
+                                          sums == DType::kF32 ? "" : ".rounded"),
                       .text = std::string(cuda::device_text("ops/spmm/cuda/dense_epilogue.cu")),
                       .defines = epilogue_defines(problem)};
   source.name += epilogue_name(problem);
+  source.defines.push_back(fmt::format("SUM_TYPE={}", cuda::device_type(sums)));
   source.defines.push_back(fmt::format("C_TYPE={}", cuda::device_type(problem.output)));
   return source;
 }

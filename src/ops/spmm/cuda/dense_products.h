@@ -47,7 +47,8 @@ class DenseProducts {
 };
 
 /// Of the epilogue's kernel; empty text when the problem has none.
-cuda::Source dense_epilogue_source(const Problem& problem);
+/// @param sums their dtype
+cuda::Source dense_epilogue_source(const Problem& problem, DType sums = DType::kF32);
 
 /// Microseconds of a dense product: bytes while tokens are few, arithmetic afterwards.
 double dense_estimate_us(const Problem& problem, const cuda::DeviceFacts& device);

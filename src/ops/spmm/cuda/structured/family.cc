@@ -170,7 +170,7 @@ class StructuredFamily final : public Family {
           .name = fmt::format("{}.{}{}", kName, id, suffix),
           .estimate_us = us * (1 + 0.01 * id),
           .always = id == 0 && split == 1,
-          .source = structured_source(problem),
+          .source = structured_source(problem.output),
           .refuses = [check](const Weight& weight) { return (*check)(weight); },
           .build = [problem, check, id, split](const Weight& weight, const cuda::Stream& stream)
               -> std::unique_ptr<Operator> {
@@ -197,10 +197,11 @@ class StructuredFamily final : public Family {
   [[nodiscard]] std::vector<cuda::Source> all_sources() const override {
     SourceList sources;
     for (const DType dtype : {DType::kF16, DType::kBF16}) {
+      sources.add(structured_source(dtype));
       for (const Activation activation :
            {Activation::kNone, Activation::kRelu, Activation::kGelu, Activation::kSilu}) {
-        sources.add(structured_source(
-            {.output = dtype, .activation = activation, .bias = true, .residual = true}));
+        sources.add(dense_epilogue_source(
+            {.output = dtype, .activation = activation, .bias = true, .residual = true}, dtype));
       }
     }
     return std::move(sources).take();

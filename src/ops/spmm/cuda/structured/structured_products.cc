@@ -5,7 +5,7 @@
 #include <algorithm>
 
 #include "cuda/device_text.h"
-#include "ops/spmm/cuda/epilogue.h"
+#include "ops/spmm/cuda/dense_products.h"
 
 namespace rarefy::gpu {
 namespace {
@@ -32,13 +32,10 @@ cuda::Launch spread(const cuda::Stream& stream, std::int64_t count) {
 
 }  // namespace
 
-cuda::Source structured_source(const Problem& problem) {
-  cuda::Source source{
-      .name = fmt::format("structured.{}{}", to_string(problem.output), epilogue_name(problem)),
-      .text = std::string(cuda::device_text("ops/spmm/cuda/structured/rows.cu")),
-      .defines = epilogue_defines(problem)};
-  source.defines.push_back(fmt::format("ROW_TYPE={}", cuda::device_type(problem.output)));
-  return source;
+cuda::Source structured_source(DType dtype) {
+  return {.name = fmt::format("structured.{}", to_string(dtype)),
+          .text = std::string(cuda::device_text("ops/spmm/cuda/structured/rows.cu")),
+          .defines = {fmt::format("ROW_TYPE={}", cuda::device_type(dtype))}};
 }
 
 cuda::StructuredProblem structured_problem(const Problem& problem, std::int64_t n) {
@@ -55,8 +52,11 @@ StructuredProducts::StructuredProducts(const Problem& problem,
     : problem_(problem),
       algorithm_(algorithm),
       home_(cuda::Stream::borrow(stream.device(), stream.handle())),
-      copy_(stream.device(), structured_source(problem), "copy_rows"),
-      finish_(stream.device(), structured_source(problem), "finish_rows") {}
+      copy_(stream.device(), structured_source(problem.output), "copy_rows") {
+  if (finishes(problem))
+    finish_ = cuda::Kernel(stream.device(), dense_epilogue_source(problem, problem.output),
+                           "dense_epilogue");
+}
 
 std::size_t StructuredProducts::bytes() const {
   std::size_t sum = 0;

@@ -63,8 +63,8 @@ class StructuredProducts {
   mutable std::map<Way, Product> products_;
 };
 
-/// Of the kernels around the library's.
-cuda::Source structured_source(const Problem& problem);
+/// Of the kernel that copies operands to where the library takes them.
+cuda::Source structured_source(DType dtype);
 
 /// What the library is asked for `n` tokens of a problem, rounded up to what it takes.
 cuda::StructuredProblem structured_problem(const Problem& problem, std::int64_t n);
