@@ -149,11 +149,14 @@ KernelChooser::Chosen KernelChooser::make(const RowSource& source, const Problem
     search.given_for_bytes = 1;
     if (Form blocks = blocks_form("blocks of " + kind, many, weight, search, stream, pool);
         blocks.op != nullptr) {
-      chosen.many_from = tokens_for_blocks(problem, pattern, *chosen.op, chosen.time_us,
-                                           blocks.known.kernel, blocks.known.time_us, device);
+      Known& known = blocks.known;
+      if (known.from == 0)
+        known.from = tokens_for_blocks(problem, pattern, *chosen.op, chosen.time_us, known.kernel,
+                                       known.time_us, device);
+      chosen.many_from = known.from;
       chosen.op =
           two_kernels(problem, std::move(chosen.op), std::move(blocks.op), chosen.many_from);
-      chosen.kernel += fmt::format(", from {} tokens {}", chosen.many_from, blocks.known.kernel);
+      chosen.kernel += fmt::format(", from {} tokens {}", chosen.many_from, known.kernel);
       return chosen;
     }
   }
@@ -171,7 +174,7 @@ KernelChooser::Form KernelChooser::blocks_form(const std::string& kind, const Pr
     return form_of(kind, problem, weight, search, stream, pool);
   } catch (const Error& error) {
     if (error.kind() != ErrorKind::kUnsupported && error.kind() != ErrorKind::kOutOfMemory) throw;
-    return {};
+    return {nullptr, known_[kind]};
   }
 }
 

@@ -47,16 +47,17 @@ class KernelChooser {
   struct Known {
     std::string kernel;
     double time_us = 0;
+    std::int64_t from = 0;  ///< Tokens from which a second form runs; 0: not known.
   };
   struct Form {
     std::unique_ptr<Operator> op;
-    Known known;
+    Known& known;
   };
   /// The kernel that is known for the kind where it takes this weight, else what a search finds.
   Form form_of(const std::string& kind, const Problem& problem, const Weight& weight,
                const SearchOptions& search, const cuda::Stream& stream, ThreadPool& pool);
 
-  /// The same of a second form, which many tokens can do without: empty where there is none.
+  /// The same of a second form, which many tokens can do without: no operator where there is none.
   Form blocks_form(const std::string& kind, const Problem& problem, const Weight& weight,
                    const SearchOptions& search, const cuda::Stream& stream, ThreadPool& pool);
 

@@ -104,11 +104,13 @@ std::size_t smallest_of_the_fast(const Choice& choice, double factor) {
 }  // namespace
 
 std::vector<Candidate> enumerate(const Problem& problem, const PatternStats& pattern,
-                                 const cuda::DeviceFacts& device) {
+                                 const cuda::DeviceFacts& device, std::string_view only) {
   std::vector<Candidate> all;
   for (const Family* family : families()) {
-    if (!family->supports(problem, device)) continue;
-    for (Candidate& c : family->candidates(problem, pattern, device)) all.push_back(std::move(c));
+    const bool may_match = only.starts_with(family->name()) || family->name().starts_with(only);
+    if (!may_match || !family->supports(problem, device)) continue;
+    for (Candidate& c : family->candidates(problem, pattern, device))
+      if (c.name.starts_with(only)) all.push_back(std::move(c));
   }
   std::stable_sort(all.begin(), all.end(), [](const Candidate& a, const Candidate& b) {
     return a.estimate_us < b.estimate_us;
@@ -118,7 +120,8 @@ std::vector<Candidate> enumerate(const Problem& problem, const PatternStats& pat
 
 std::optional<Candidate> find_candidate(const Problem& problem, const PatternStats& pattern,
                                         const cuda::DeviceFacts& device, const std::string& name) {
-  return find_candidate(enumerate(problem, pattern, device), name);
+  const std::string family = name.substr(0, name.find('.'));  // Variations begin with it as well.
+  return find_candidate(enumerate(problem, pattern, device, family), name);
 }
 
 Measurement measure(const Operator& op, const Problem& problem, const cuda::Stream& stream,
@@ -155,10 +158,8 @@ Measurement measure(const Operator& op, const Problem& problem, const cuda::Stre
 Choice choose(const Weight& weight, const Problem& problem, const cuda::Stream& stream,
               const SearchOptions& options, ThreadPool& pool) {
   const cuda::Device& device = stream.device();
-  std::vector<Candidate> candidates = enumerate(problem, *weight.pattern, device.facts());
-  if (!options.only.empty())
-    std::erase_if(candidates,
-                  [&](const Candidate& c) { return !c.name.starts_with(options.only); });
+  std::vector<Candidate> candidates =
+      enumerate(problem, *weight.pattern, device.facts(), options.only);
   const std::vector<Tried> refused = take_out_refused(candidates, weight);
   const ChoiceCache cache(options, problem, *weight.pattern, device, candidates);
 

@@ -54,9 +54,10 @@ struct Choice {
 Choice choose(const Weight& weight, const Problem& problem, const cuda::Stream& stream,
               const SearchOptions& options = {}, ThreadPool& pool = default_pool());
 
-/// All candidates of all families, best estimate first.
+/// All candidates of all families whose name starts with `only`, best estimate first. Families that
+/// cannot have one are not asked.
 std::vector<Candidate> enumerate(const Problem& problem, const PatternStats& pattern,
-                                 const cuda::DeviceFacts& device);
+                                 const cuda::DeviceFacts& device, std::string_view only = "");
 
 /// The candidate of this name, or a variation of one; empty when there is none.
 std::optional<Candidate> find_candidate(const Problem& problem, const PatternStats& pattern,
