@@ -17,6 +17,13 @@ const FakeKernel kWorse("worse", format::kCsr32, microseconds(1));
 const std::vector<Trial> kTrials{
     {format::kDense, &kSlow, 1}, {format::kBitmap, &kFast, 1}, {format::kCsr32, &kWorse, 1}};
 
+const FakeKernel kTiles("tiles", format::dense_tiles(16, 16), microseconds(1));
+
+/// The first two are references.
+const std::vector<Trial> kTwoReferences{{format::kDense, &kSlow, 1},
+                                        {format::dense_tiles(16, 16), &kTiles, 1},
+                                        {format::kBitmap, &kFast, 1}};
+
 TEST(Median, OddEvenAndNone) {
   std::vector<double> odd{3, 1, 2};
   std::vector<double> even{4, 1, 3, 2};
@@ -210,15 +217,11 @@ TEST(Sample, RatiosAreOfThePass) {
 
 TEST(Sample, TheFastestReferenceIsTheOneToBeat) {
   // The first reference is slow and noisy; that says nothing about the second and its rival.
-  const FakeKernel tiles("tiles", format::dense_tiles(16, 16), microseconds(1));
-  const std::vector<Trial> trials{{format::kDense, &kSlow, 1},
-                                  {format::dense_tiles(16, 16), &tiles, 1},
-                                  {format::kBitmap, &kFast, 1}};
   ScriptedRunner runner;
   runner.times[{"slow", 1}] = [](int i) { return 2 * noisy(i); };
   runner.set("tiles", 1, 100);
   runner.set("fast", 1, 90);
-  const auto timings = sample(runner, trials, {.references = 2, .min_rounds = 9});
+  const auto timings = sample(runner, kTwoReferences, {.references = 2, .min_rounds = 9});
   EXPECT_DOUBLE_EQ(timings[1].median_us, 100);
   EXPECT_EQ(timings[1].noise, 0);
   EXPECT_NEAR(timings[2].median_us, 90, 1e-9);
@@ -256,16 +259,12 @@ TEST(Sample, TheBestMayOwnTheNoise) {
 }
 
 TEST(Sample, ASlowReferenceRetires) {
-  const FakeKernel tiles("tiles", format::dense_tiles(16, 16), microseconds(1));
-  const std::vector<Trial> trials{{format::kDense, &kSlow, 1},
-                                  {format::dense_tiles(16, 16), &tiles, 1},
-                                  {format::kBitmap, &kFast, 1}};
   ScriptedRunner runner;
   runner.set("slow", 1, 300);
   runner.set("tiles", 1, 100);
   runner.times[{"fast", 1}] = noisy;
   const auto timings =
-      sample(runner, trials, {.references = 2, .max_rounds = 12, .most_rounds = 12});
+      sample(runner, kTwoReferences, {.references = 2, .max_rounds = 12, .most_rounds = 12});
   EXPECT_TRUE(timings[0].dropped);
   EXPECT_EQ(timings[0].samples, 3);
   EXPECT_NEAR(timings[0].median_us, 300, 1e-9);
@@ -274,17 +273,13 @@ TEST(Sample, ASlowReferenceRetires) {
 
 TEST(Sample, GoesOnWhileNoiseHidesALeadOverTheFastestReference) {
   // Far ahead of the first reference, in the noise beside the second: not decided.
-  const FakeKernel tiles("tiles", format::dense_tiles(16, 16), microseconds(1));
-  const std::vector<Trial> trials{{format::kDense, &kSlow, 1},
-                                  {format::dense_tiles(16, 16), &tiles, 1},
-                                  {format::kBitmap, &kFast, 1}};
   ScriptedRunner runner;
   runner.set("slow", 1, 300);
   runner.set("tiles", 1, 100);
   runner.times[{"fast", 1}] = [](int i) { return 0.8 * noisy(i); };
   const SamplingOptions options{
       .references = 2, .min_rounds = 3, .max_rounds = 60, .deadline_s = -1, .latest_s = 1e300};
-  const auto timings = sample(runner, trials, options);
+  const auto timings = sample(runner, kTwoReferences, options);
   EXPECT_GT(timings[2].samples, 3);
   EXPECT_LT(timings[2].samples, 60);
   EXPECT_LT(timings[2].median_us * (1 + 2 * timings[2].noise), 102);
