@@ -132,6 +132,10 @@ Array Array::on_cuda(nb::handle object, const char* name) {
   return array;
 }
 
+Array Array::anywhere(nb::handle object, const char* name) {
+  return {object, name, false};
+}
+
 void Array::expect_at(const Place& place) const {
   if (!place_.is(place)) {
     fail(ErrorKind::kInvalidArgument, "{}: expected an array on {}, got one on {}", name_,

@@ -53,6 +53,8 @@ class Array {
   static Array at(const Place& place, nanobind::handle object, const char* name);
   /// An array on a CUDA device, whichever.
   static Array on_cuda(nanobind::handle object, const char* name);
+  /// An array to read, wherever it lies.
+  static Array anywhere(nanobind::handle object, const char* name);
 
   [[nodiscard]] const Place& place() const { return place_; }
   [[nodiscard]] int ndim() const { return ndim_; }

@@ -11,6 +11,7 @@
 #include "array.h"
 #include "base/check.h"
 #include "bindings.h"
+#include "handles.h"
 #include "packed.h"
 
 namespace nb = nanobind;

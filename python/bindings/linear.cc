@@ -7,6 +7,7 @@
 #include "array.h"
 #include "bias.h"
 #include "bindings.h"
+#include "handles.h"
 #include "packed.h"
 #include "small_work.h"
 

@@ -13,6 +13,7 @@
 #include "arguments.h"
 #include "array.h"
 #include "bindings.h"
+#include "handles.h"
 #include "packed.h"
 #include "rarefy/sddmm.h"
 #include "rarefy/spmm.h"
@@ -88,14 +89,6 @@ PackedPtr sddmm(const Packed& pattern, const ArrayArgument& p_argument,
   return Packed::make(rarefy::sddmm(*pattern.matrix(), p_matrix, q_matrix));
 }
 
-/// The handle as an array of two 64-bit integers that keeps the weight alive.
-auto handle_array(const PackedPtr& packed) {
-  const nb::capsule owner(new PackedPtr(packed),
-                          [](void* kept) noexcept { delete static_cast<PackedPtr*>(kept); });
-  return nb::ndarray<nb::array_api, std::int64_t, nb::shape<2>>(packed->handle().data(), {2},
-                                                                owner);
-}
-
 std::string repr(const Packed& packed) {
   const Matrix& matrix = *packed.matrix();
   return fmt::format("Matrix({}x{} {} {}, {:.1f} % stored, {} bytes)", matrix.rows(), matrix.cols(),
@@ -129,7 +122,9 @@ void bind_matrix(nb::module_& module) {
           "In memory: every array, with its padding.")
       .def_prop_ro(
           "density", [](const Packed& self) { return self.matrix()->density(); }, "nnz / (M·K).")
-      .def("_handle", &handle_array, "The two numbers by which torch's operators know this weight.")
+      .def("_handle", &host_handle, "The two numbers by which torch's operators know this weight.")
+      .def("_device_handle", &device_handle, "address"_a, "device"_a, "memory"_a,
+           "The same where `memory` holds them on a GPU; known by its address.")
       .def(
           "validate",
           [](const Packed& self) {

@@ -1,7 +1,6 @@
 #include "packed.h"
 
 #include <algorithm>
-#include <cstring>
 #include <random>
 #include <unordered_map>
 #include <vector>
@@ -111,15 +110,6 @@ std::shared_ptr<Packed> Packed::find(const Handle& handle, const char* argument)
           "handle does not keep it)",
           argument);
   return weight;
-}
-
-std::shared_ptr<Packed> weight_argument(const ArrayArgument& handle, const char* name) {
-  const Array array(handle, name);
-  const void* words = array.contiguous(DType::kI64);
-  require(array.size() == 2, "{}: expected a handle (i64 [2]), got {}", name, array.describe());
-  Packed::Handle numbers;
-  std::memcpy(numbers.data(), words, sizeof(numbers));
-  return Packed::find(numbers, name);
 }
 
 std::shared_ptr<Packed> Packed::transposed(ThreadPool& pool) {

@@ -8,7 +8,6 @@
 #include <utility>
 #include <vector>
 
-#include "array.h"
 #include "ops/spmm/device_linear.h"
 #include "rarefy/matrix.h"
 #include "rarefy/planner.h"
@@ -61,8 +60,5 @@ class Packed {
   mutable std::mutex places_mutex_;
   std::vector<std::pair<int, std::unique_ptr<DeviceLinear>>> places_;  ///< By GPU; never removed.
 };
-
-/// The weight of a handle tensor.
-std::shared_ptr<Packed> weight_argument(const ArrayArgument& handle, const char* name);
 
 }  // namespace rarefy::python

@@ -10,6 +10,7 @@
 #include "bindings.h"
 #include "formats/csr.h"
 #include "formats/panels.h"
+#include "handles.h"
 #include "packed.h"
 #include "rarefy/sddmm.h"
 

@@ -1,19 +1,4 @@
-"""A linear layer with a packed weight of any format: `rarefy::linear`.
-
-How a packed weight travels through an operator
------------------------------------------------
-Operators take tensors and numbers. A packed weight is neither, so it travels as a *handle*: an int64
-tensor of two numbers, that of the process and that of the weight, whose storage owns the packed weight.
-  - torch.compile and torch.export see an ordinary tensor: one graph serves every layer of a shape. A
-    Python integer would be burnt into the graph, and each of 32 layers would compile anew.
-  - The weight lives as long as a tensor over that storage, graphs included.
-  - A copy of the numbers (`.clone()`, a broadcast, a saved graph) owns nothing: its use raises an error
-    while the weight is gone or of another process, and can never read another one's memory.
-  - torch's opaque objects would do the same with less, but are private and differ from 2.11 to 2.13.
-A flat uint8 tensor of the packed arrays themselves would be saved and broadcast as if it were a model's
-canonical form, which it is not: formats differ from machine to machine. Layers keep the dense or
-compressed form in their state_dict, and the handle as a plain attribute.
-"""
+"""A linear layer with a packed weight of any format: `rarefy::linear`."""
 
 from __future__ import annotations
 
@@ -27,6 +12,7 @@ from .. import _core
 from ..checks import describe, fail
 from ..errors import UnsupportedError
 from ..matrices import pack as _pack
+from . import handles
 from .library import define, empty_rows, is_plain, library, needs_grad, on_its_device, refuse_tangents, register_autocast
 
 ACTIVATIONS = ("none", "relu", "gelu", "silu")
@@ -36,12 +22,13 @@ TORCH_DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat
 class Weight:
     """A packed weight as operators take it. Immutable; copies share it."""
 
-    __slots__ = ("handle", "in_features", "matrix", "out_features")
+    __slots__ = ("gpu_handles", "handle", "in_features", "matrix", "out_features")
 
     def __init__(self, matrix: _core.Matrix):
         self.matrix = matrix
         self.out_features, self.in_features = matrix.shape
-        self.handle = torch.from_dlpack(matrix._handle())
+        self.handle = handles.on_cpu(matrix)
+        self.gpu_handles: dict[int, Tensor] = {}
 
     def to(self, device: torch.device | str | int, tokens: int = 1) -> Weight:
         """Packs the weight for a GPU too, for `tokens` rows of activations at once; the CPU's form stays. Returns itself.
@@ -52,7 +39,10 @@ class Weight:
         device = torch.device("cuda", device) if isinstance(device, int) else torch.device(device)
         if device.type == "cuda":
             measure = os.environ.get("RAREFY_FREEZE") != "1"
-            _core.place_on_device(self.matrix, _index(device), tokens, measure)
+            index = _index(device)
+            _core.place_on_device(self.matrix, index, tokens, measure)
+            if index not in self.gpu_handles:
+                self.gpu_handles[index] = handles.on_gpu(self.matrix, index)
         elif device.type != "cpu":
             raise UnsupportedError(f"device: expected cpu or cuda, got {device}")
         return self
@@ -60,6 +50,10 @@ class Weight:
     def on(self, device: torch.device | str | int) -> tuple[str, int, float] | None:
         """(kernel, bytes, microseconds as measured when it was chosen) of the weight on a GPU; None where it is not."""
         return _core.describe_on_device(self.matrix, _index(torch.device(device)))
+
+    def handle_for(self, x: Tensor) -> Tensor:
+        """What operators take beside activations x; where the weight is not packed for the GPU of x, they say so."""
+        return self.handle if x.is_cpu else self.gpu_handles.get(x.get_device(), self.handle)
 
     def __copy__(self) -> Weight:
         return self
@@ -241,9 +235,10 @@ def linear(x: Tensor, weight: Weight, bias: Tensor | None = None, activation: st
     Returns […, M] in x's dtype; sums in float32. Gradients for x and bias; the weight is frozen.
     """
     check_packed("weight", weight)
+    handle = weight.handle_for(x)
     if is_plain(x, bias):
         if needs_grad(x, bias):
-            return _Linear.apply(x, bias, weight.handle, activation, weight.out_features)
-        return (_linear_cpu if x.is_cpu else _linear_cuda)(x, weight.handle, bias, activation, weight.out_features)
+            return _Linear.apply(x, bias, handle, activation, weight.out_features)
+        return (_linear_cpu if x.is_cpu else _linear_cuda)(x, handle, bias, activation, weight.out_features)
     refuse_tangents(x, bias)
-    return torch.ops.rarefy.linear.default(x, weight.handle, bias, activation, weight.out_features)
+    return torch.ops.rarefy.linear.default(x, handle, bias, activation, weight.out_features)
