@@ -4,7 +4,9 @@
 
 The weight is 32x32 with one value in 32 of each row (in blocks of 8x8: one block a row of blocks), x is one row, float32: 32 or 256
 products. Calls take turns in batches of a millisecond; what counts is the median over the batches. On a GPU blocks are 16x16 of
-bfloat16, and the time is that of the calling thread, with the queue kept short: what the kernel takes is not in it.
+bfloat16, and the time is that of the calling thread, with the queue kept short: what the kernel takes is not in it. What any such call
+is made of is timed there, too: a bare launch (of a kernel that sleeps for no time), a result that is allocated, and `ops.linear` without
+its Python: what checks its arguments and launches.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from pathlib import Path
 
 import rarefy
 import torch
-from rarefy import ops
+from rarefy import _core, ops
 from rows import append_rows, stamp
 from torch import nn
 
@@ -41,9 +43,16 @@ def calls(device: str) -> dict[str, Callable[[], object]]:
         "torch Linear with gradient": lambda: dense(x),
         "ops.linear": lambda: ops.linear(x, weight),
         "SparseLinear": lambda: sparse(x),
-        "torch.ops.rarefy.linear": lambda: torch.ops.rarefy.linear(x, weight.handle, None, "none", SIDE),
+        "torch.ops.rarefy.linear": lambda: torch.ops.rarefy.linear(x, weight.handle_for(x), None, "none", SIDE),
         "ops.linear with gradient": lambda: ops.linear(x_grad, weight),
     }
+    if device != "cpu":
+        out, handle = torch.empty_like(x), weight.handle_for(x)
+        found |= {
+            "a launch": lambda: torch.cuda._sleep(0),
+            "an empty tensor": lambda: x.new_empty(1, SIDE),
+            "_core.device_linear": lambda: _core.device_linear(x, handle, out),
+        }
     # The smallest blocks, and a dtype, that there are kernels for.
     side, dtype = (8, torch.float32) if device == "cpu" else (16, torch.bfloat16)
     mask = torch.eye(SIDE // side, device=device).bool()

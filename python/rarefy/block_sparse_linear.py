@@ -115,8 +115,6 @@ class BlockSparseLinear(nn.Module):
         arrays, parameters = self._buffers, self._parameters
         weight = parameters["weight"] if "weight" in parameters else self.weight  # noqa: SIM401
         bias = parameters["bias"] if "bias" in parameters else self.bias  # noqa: SIM401
-        if x.dim() == 0 or x.size(-1) != self.in_features:
-            fail("x", f"[…, {self.in_features}]", describe(x))
         if not (x.is_cpu and weight.is_cpu) and x.device != weight.device:
             fail("x", f"a tensor on {weight.device}", describe(x))
         if x.dtype is not weight.dtype and not torch.is_autocast_enabled(x.device.type):

@@ -210,7 +210,9 @@ def test_bad_arguments(arguments, message):
 
 def test_bad_inputs():
     layer = BlockSparseLinear(64, 64, density=0.5)
-    with pytest.raises(ValueError, match=r"x: expected \[…, 64\], got float32 \[2, 32\] on cpu"):
+    with pytest.raises(ValueError, match=r"x: expected f32, f16 or bf16 \[…, 64\], got f32 \[2, 32\]"):
+        layer(torch.zeros(2, 32))
+    with torch.autocast("cpu", torch.bfloat16), pytest.raises(ValueError, match=r"x: expected \[…, 64\], got float32 \[2, 32\] on cpu"):
         layer(torch.randn(2, 32))
     with pytest.raises(TypeError, match=r"x: expected torch.float32 as the weight \(or autocast\), got bfloat16"):
         layer(torch.randn(2, 64, dtype=torch.bfloat16))

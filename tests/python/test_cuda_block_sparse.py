@@ -182,8 +182,9 @@ def test_a_gpu_without_kernels_multiplies_densely(monkeypatch):
     monkeypatch.setattr(_core, "DeviceBlocks", refuse)
     monkeypatch.setattr(block_places, "_known", {})
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    monkeypatch.setattr(block_sparse, "is_elsewhere", lambda x: False)
     pattern, values, _ = case(device="cpu")
-    x, multiply = torch.randn(5, K).bfloat16(), block_sparse._multiply_cuda.__wrapped__
+    x, multiply = torch.randn(5, K).bfloat16(), block_sparse._multiply_cuda
     close(multiply(x, values, pattern, None, False), ops.bsr_linear(x, values, pattern), torch.bfloat16)
     with pytest.raises(ValueError, match="col_indices: expected 0 to 11, got 1"):
         multiply(x, values, pattern._replace(col_indices=pattern.col_indices + 100), None, False)
@@ -220,7 +221,8 @@ def test_kernels_get_what_they_take(monkeypatch):
     monkeypatch.setattr(_core, "DeviceBlocks", _Kernels)
     monkeypatch.setattr(block_places, "_known", {})
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
-    multiply, sample = (f.__wrapped__ for f in (block_sparse._multiply_cuda, block_sparse._sddmm_cuda))
+    monkeypatch.setattr(block_sparse, "is_elsewhere", lambda x: False)
+    multiply, sample = block_sparse._multiply_cuda, block_sparse._sddmm_cuda.__wrapped__
     pattern, values, _ = case(device="cpu")
     kernels = block_places.placed(torch.device("cpu"), pattern, 64, 64).blocks
     wide, g, bias = torch.randn(70, K + 8).bfloat16(), torch.randn(70, M).bfloat16(), torch.randn(2 * M).bfloat16()[::2]

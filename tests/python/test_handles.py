@@ -26,6 +26,11 @@ def on_gpu(weight, address=0x7F0000001000):
     return weight.matrix._device_handle(address, 0, memory), weakref.ref(memory)
 
 
+@pytest.fixture(autouse=True)
+def fresh():
+    torch._dynamo.reset()
+
+
 def test_an_address_names_a_weight_and_keeps_it():
     weight = ops.pack(torch.eye(8), "csr")
     numbers = weight.handle.clone()

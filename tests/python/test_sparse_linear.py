@@ -206,8 +206,11 @@ def test_bad_input():
         with pytest.raises(ValueError, match="tokens: expected a positive integer"):
             SparseLinear(weight, tokens=tokens)
     layer = SparseLinear(weight, format="bitmap")
-    with pytest.raises(ValueError, match=r"x: expected \[…, 96\], got float32 \[2, 64\]"):
+    with pytest.raises(ValueError, match=r"x: expected f32, f16 or bf16 \[…, 96\], got f32 \[2, 64\]"):
         layer(torch.zeros(2, 64))
+    for x in (torch.zeros(2, 64), torch.tensor(1.0)):
+        with torch.autocast("cpu", torch.bfloat16), pytest.raises(ValueError, match=r"x: expected \[…, 96\], got float32"):
+            layer(x)
     with pytest.raises(ValueError, match="x: expected"):
         layer(torch.zeros(2, 96, dtype=torch.int32))
     with pytest.raises(TypeError, match="weight: expected no parameter: it is frozen"):

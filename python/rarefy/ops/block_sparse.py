@@ -17,7 +17,18 @@ from ..block_pattern import block_sides, index_from_mask
 from ..checks import describe, fail
 from . import block_dense
 from .block_places import placed
-from .library import define, empty_rows, is_plain, library, needs_grad, on_its_device, refuse_tangents, register_autocast
+from .library import (
+    check_features,
+    define,
+    empty_rows,
+    is_elsewhere,
+    is_plain,
+    library,
+    needs_grad,
+    on_its_device,
+    refuse_tangents,
+    register_autocast,
+)
 
 
 class BlockPattern(NamedTuple):
@@ -102,8 +113,10 @@ def _aligned(tensor: Tensor) -> Tensor:
     return tensor if tensor.data_ptr() % 16 == 0 else tensor.clone()
 
 
-@on_its_device
 def _multiply_cuda(x: Tensor, values: Tensor, pattern: tuple[Any, ...], bias: Tensor | None, transposed: bool) -> Tensor:
+    if is_elsewhere(x):
+        with torch.cuda.device(x.device):
+            return _multiply_cuda(x, values, pattern, bias, transposed)
     shape, dtype = values.shape, x.dtype
     if len(shape) != 3:
         fail("values", "[blocks, block rows, block columns]", describe(values))
@@ -275,6 +288,7 @@ def bsr_linear(x: Tensor, values: Tensor, pattern: BlockPattern | tuple[Any, ...
         if needs_grad(x, values, bias):
             return _Linear.apply(x, values, pattern, bias)
         return _multiply(x, values, pattern, bias, False)
+    check_features(x, pattern[6])
     refuse_tangents(x, values, bias)
     return torch.ops.rarefy.bsr_linear.default(x, values, *pattern, bias)
 

@@ -13,7 +13,18 @@ from ..checks import describe, fail
 from ..errors import UnsupportedError
 from ..matrices import pack as _pack
 from . import handles
-from .library import define, empty_rows, is_plain, library, needs_grad, on_its_device, refuse_tangents, register_autocast
+from .library import (
+    check_features,
+    define,
+    empty_rows,
+    is_elsewhere,
+    is_plain,
+    library,
+    needs_grad,
+    on_its_device,
+    refuse_tangents,
+    register_autocast,
+)
 
 ACTIVATIONS = ("none", "relu", "gelu", "silu")
 TORCH_DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
@@ -130,8 +141,10 @@ def _dense_weight(x: Tensor, weight: Tensor, shape: tuple[int, int]) -> Tensor:
 _IN_PLACE = {"relu": torch.relu_, "gelu": torch.ops.aten.gelu_, "silu": torch.ops.aten.silu_}
 
 
-@on_its_device
 def _linear_cuda(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str, out_features: int) -> Tensor:
+    if is_elsewhere(x):
+        with torch.cuda.device(x.device):
+            return _linear_cuda(x, weight, bias, activation, out_features)
     out = empty_rows(x, out_features)
     if _core.device_linear(x if x.is_contiguous() else x.contiguous(), weight, out):
         if bias is not None:
@@ -240,5 +253,6 @@ def linear(x: Tensor, weight: Weight, bias: Tensor | None = None, activation: st
         if needs_grad(x, bias):
             return _Linear.apply(x, bias, handle, activation, weight.out_features)
         return (_linear_cpu if x.is_cpu else _linear_cuda)(x, handle, bias, activation, weight.out_features)
+    check_features(x, weight.in_features)
     refuse_tangents(x, bias)
     return torch.ops.rarefy.linear.default(x, handle, bias, activation, weight.out_features)
