@@ -3,21 +3,21 @@
     python bench/thin_generation.py [--device cuda] [--sparsity 0.7] [--new-tokens 32] [--save FILE.csv]
 
 The model has Llama's architecture and 1.04 billion random weights in bfloat16, as `rarefy bench --random 1b` has.
-Dense and thin share everything but the Linear layers. They take turns; what counts is the median over the turns. On a GPU there is a
-step more: one token through the model, without a cache, recorded in a CUDA graph, where Python takes no time.
+Dense and thin share everything but the Linear layers. They take turns; what counts is the median over the turns. On a GPU tokens are
+generated in three ways (bench/decode_ways.py): eagerly, by a CUDA graph of a step, and compiled, with transformers' static cache.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
-import statistics
 import sys
 import time
 from pathlib import Path
 
 import rarefy
 import torch
+from decode_ways import compare, in_turns, milliseconds, rows_of
 from rows import append_rows, stamp
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -35,59 +35,10 @@ def random_model(args: argparse.Namespace) -> LlamaForCausalLM:
     return model.eval()
 
 
-def wait(model: LlamaForCausalLM) -> None:
-    if model.device.type == "cuda":
-        torch.cuda.synchronize()
-
-
-@torch.no_grad()
-def decode_ms(model: LlamaForCausalLM, tokens: int) -> float:
-    """Milliseconds a token, of a greedy `generate` after a prompt of eight."""
-    prompt = torch.arange(8, device=model.device)[None] + 5
-    generate = lambda n: model.generate(prompt, max_new_tokens=n, min_new_tokens=n, do_sample=False, pad_token_id=0)  # noqa: E731
-    wait(model)
-    begin = time.perf_counter()
-    generate(1)
-    wait(model)
-    middle = time.perf_counter()
-    generate(tokens + 1)
-    wait(model)
-    end = time.perf_counter()
-    return 1e3 * ((end - middle) - (middle - begin)) / tokens
-
-
 @torch.no_grad()
 def prompt_ms(model: LlamaForCausalLM, tokens: int) -> float:
     ids = torch.arange(tokens, device=model.device)[None] % 31000
-    wait(model)
-    begin = time.perf_counter()
-    model(ids, logits_to_keep=1)
-    wait(model)
-    return 1e3 * (time.perf_counter() - begin)
-
-
-_graphs: dict[int, torch.cuda.CUDAGraph] = {}
-
-
-@torch.no_grad()
-def graph_ms(model: LlamaForCausalLM, tokens: int) -> float:
-    """Milliseconds of a step that a CUDA graph replays: `tokens` tokens, no cache."""
-    graph = _graphs.get(id(model))
-    if graph is None:
-        ids = torch.arange(tokens, device=model.device)[None] + 5
-        model(ids, use_cache=False)
-        wait(model)
-        graph = _graphs[id(model)] = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            model(ids, use_cache=False)
-    replays = 20
-    begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-    begin.record()
-    for _ in range(replays):
-        graph.replay()
-    end.record()
-    wait(model)
-    return begin.elapsed_time(end) / replays
+    return milliseconds(model.device, lambda: model(ids, logits_to_keep=1))
 
 
 @torch.no_grad()
@@ -109,8 +60,10 @@ def main() -> None:
     parser.add_argument("--prompt", type=int, default=128)
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--seconds", type=float, default=110, help="on a GPU: begins no way of generating later than that")
     parser.add_argument("--save", type=Path, help="a CSV file to add rows to")
     args = parser.parse_args()
+    begin = time.monotonic()
     torch.set_num_threads(args.threads)
     rarefy.set_threads(args.threads)
 
@@ -127,36 +80,24 @@ def main() -> None:
                 weights += layer.weight.numel()
     errors = logits_errors({"dense": dense, "thin": thin})
 
-    rows = []
-    kinds = [("decode", decode_ms, args.new_tokens), ("prompt", prompt_ms, args.prompt)]
-    if args.device.startswith("cuda"):
-        kinds.append(("graph", graph_ms, 1))
-    for what, measure, count in kinds:
-        times: dict[str, list[float]] = {"dense": [], "thin": []}
-        for model in (dense, thin):
-            measure(model, count)
-        for _ in range(args.turns):
-            for name, model in (("dense", dense), ("thin", thin)):
-                times[name].append(measure(model, count))
-        medians = {name: statistics.median(t) for name, t in times.items()}
-        ratio = statistics.median(d / t for d, t in zip(times["dense"], times["thin"], strict=True))
-        print(f"{what}: dense {medians['dense']:.2f} ms, thin {medians['thin']:.2f} ms: {ratio:.2f}x", flush=True)
-        for name, t in times.items():
-            rows.append(
-                {
-                    "what": what,
-                    "model": name,
-                    "sparsity": args.sparsity if name == "thin" else 0,
-                    "tokens": count,
-                    "median_ms": round(medians[name], 3),
-                    "min_ms": round(min(t), 3),
-                    "max_ms": round(max(t), 3),
-                    "over_dense": round(ratio, 3) if name == "thin" else 1,
-                    "logits_error": round(errors[name], 6),
-                    "weights": weights,
-                    **stamp(args.threads),
-                }  # fmt: skip
-            )
+    print(f"made thin after {time.monotonic() - begin:.0f} s", flush=True)
+    models = {"dense": dense, "thin": thin}
+    rows = compare(models, args.new_tokens, args.turns, begin + args.seconds)
+    measures = {name: lambda model=model: prompt_ms(model, args.prompt) for name, model in models.items()}
+    in_turns(measures, 1)
+    prompts = rows_of("prompt", args.prompt, in_turns(measures, args.turns))
+    rows += [{**dict.fromkeys(rows[0] if rows else row, ""), **row} for row in prompts]  # The same columns.
+    rows = [
+        {
+            "what": row.pop("what"),
+            "model": row["model"],
+            "sparsity": args.sparsity if row.pop("model") == "thin" else 0,
+            **row,
+            "weights": weights,
+            **stamp(args.threads),
+        }
+        for row in ({**row, "logits_error": round(errors[row["model"]], 6)} for row in rows)
+    ]
     print("logits are off those of float32 by " + ", ".join(f"{error:.2e} ({name})" for name, error in errors.items()) + " of their norm")
     append_rows(rows, args.save)
 
