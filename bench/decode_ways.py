@@ -50,22 +50,22 @@ def in_turns(measures: dict[str, Callable[[], float]], turns: int) -> dict[str, 
 
 
 def rows_of(what: str, tokens: int, times: dict[str, list[float]]) -> list[dict[str, Any]]:
-    """One for each model; the ratio is the median of those of the turns."""
-    ratio = statistics.median(d / t for d, t in zip(times["dense"], times["thin"], strict=True))
-    rows = [
-        {
-            "what": what,
-            "model": name,
-            "tokens": tokens,
-            "median_ms": round(statistics.median(all), 4),
-            "min_ms": round(min(all), 4),
-            "max_ms": round(max(all), 4),
-            "over_dense": round(ratio, 3) if name == "thin" else 1,
-        }
-        for name, all in times.items()
-    ]
-    dense, thin = (row["median_ms"] for row in rows)
-    print(f"{what}: dense {dense:.3f} ms, thin {thin:.3f} ms: {ratio:.2f}x", flush=True)
+    """One for each model; ratios are the medians of those of the turns."""
+    rows = []
+    for name, all in times.items():
+        ratio = statistics.median(d / t for d, t in zip(times["dense"], all, strict=True))
+        rows.append(
+            {
+                "what": what,
+                "model": name,
+                "tokens": tokens,
+                "median_ms": round(statistics.median(all), 4),
+                "min_ms": round(min(all), 4),
+                "max_ms": round(max(all), 4),
+                "over_dense": round(ratio, 3),
+            }
+        )
+    print(f"{what}: " + ", ".join(f"{r['model']} {r['median_ms']:.3f} ms ({r['over_dense']:.2f}x)" for r in rows), flush=True)
     return rows
 
 

@@ -3,8 +3,9 @@
     python bench/thin_generation.py [--device cuda] [--sparsity 0.7] [--new-tokens 32] [--save FILE.csv]
 
 The model has Llama's architecture and 1.04 billion random weights in bfloat16, as `rarefy bench --random 1b` has.
-Dense and thin share everything but the Linear layers. They take turns; what counts is the median over the turns. On a GPU tokens are
-generated in three ways (bench/decode_ways.py): eagerly, by a CUDA graph of a step, and compiled, with transformers' static cache.
+Dense and thin share everything but the Linear layers; "stacked" is thin with layers of one input in one product (`rarefy.stack`). They
+take turns; what counts is the median over the turns. On a GPU tokens are generated in three ways (bench/decode_ways.py): eagerly, by a
+CUDA graph of a step, and compiled, with transformers' static cache.
 """
 
 from __future__ import annotations
@@ -78,10 +79,11 @@ def main() -> None:
             if isinstance(layer, rarefy.SparseLinear):
                 layers[name].weight.copy_(layer.weight)
                 weights += layer.weight.numel()
-    errors = logits_errors({"dense": dense, "thin": thin})
-
+    stacked = copy.deepcopy(thin)
+    rarefy.stack(stacked)
+    models = {"dense": dense, "thin": thin, "stacked": stacked}
+    errors = logits_errors(models)
     print(f"made thin after {time.monotonic() - begin:.0f} s", flush=True)
-    models = {"dense": dense, "thin": thin}
     rows = compare(models, args.new_tokens, args.turns, begin + args.seconds)
     measures = {name: lambda model=model: prompt_ms(model, args.prompt) for name, model in models.items()}
     in_turns(measures, 1)
@@ -91,7 +93,7 @@ def main() -> None:
         {
             "what": row.pop("what"),
             "model": row["model"],
-            "sparsity": args.sparsity if row.pop("model") == "thin" else 0,
+            "sparsity": 0 if row.pop("model") == "dense" else args.sparsity,
             **row,
             "weights": weights,
             **stamp(args.threads),

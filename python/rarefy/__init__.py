@@ -51,6 +51,7 @@ _LAZY = {
     "ops": "rarefy.ops",
     "pretrained": "rarefy.huggingface",
     "remove_sr_ste": "rarefy.sr_ste",
+    "stack": "rarefy.stacking",
     "thin": "rarefy.thinning",
 }
 

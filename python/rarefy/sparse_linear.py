@@ -78,11 +78,12 @@ class SparseLinear(nn.Module):
     def _set_weight(self, weight: torch.Tensor) -> None:
         # A plain attribute: a buffer would be broadcast, moved and saved as if it were the weight's values.
         self.planned: PlannedWeight = plan_weight(weight, self._format, self._tokens)
+        self.part: Any = None  # A rarefy.stacking.Part, where the weight is one of several in `planned`.
         self._device, self._on_cpu = weight.device, weight.device.type == "cpu"
 
     @property
     def packed(self) -> ops.Weight:
-        """The weight as `rarefy.ops` takes it."""
+        """The weight as `rarefy.ops` takes it; in a stack that of all its layers."""
         return self.planned.weight
 
     @property
@@ -93,12 +94,13 @@ class SparseLinear(nn.Module):
     @property
     def density(self) -> float:
         """Share of the weight that is not zero."""
-        return self.packed.matrix.density
+        return self.packed.matrix.density if self.part is None else self.part.density
 
     @property
     def nbytes(self) -> int:
         """Bytes of the packed weight."""
-        return self.packed.matrix.nbytes if self._on_cpu else self.packed.on(self._device)[1]
+        whole = self.packed.matrix.nbytes if self._on_cpu else self.packed.on(self._device)[1]
+        return whole if self.part is None else round(whole * self.part.share)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -112,7 +114,8 @@ class SparseLinear(nn.Module):
 
     def to_dense(self) -> torch.Tensor:
         """[out_features, in_features] with its zeros."""
-        return ops.to_dense(self.packed).to(self._device)
+        dense = ops.to_dense(self.packed)
+        return (dense if self.part is None else self.part.of(dense)).to(self._device)
 
     def to_linear(self) -> nn.Linear:
         """A Linear of the same weight, bias and side weights (which are added in)."""
@@ -144,7 +147,7 @@ class SparseLinear(nn.Module):
             fail("x", f"a tensor on {self._device}", describe(x))
         parameters = self._parameters  # As an attribute of the module a parameter takes 0.4 µs.
         bias = parameters["bias"] if "bias" in parameters else self.bias  # noqa: SIM401
-        y = ops.linear(x, self.planned.weight, bias)
+        y = ops.linear(x, self.planned.weight, bias) if self.part is None else self.part(x, bias)
         if self.side_in is not None:
             side = nn.functional.linear(nn.functional.linear(x.to(self.side_in.dtype), self.side_in), self.side_out)
             y = y + (self.side_scale * side).to(y.dtype)
@@ -191,7 +194,7 @@ class SparseLinear(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
-        state["planned"] = bitmask.compress(self.to_dense())
+        state["planned"], state["part"] = bitmask.compress(self.to_dense()), None
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
