@@ -32,7 +32,8 @@ DType ComposedConfig::staged_type(const Problem& problem) const {
 cuda::Source ComposedConfig::source(const Problem& problem) const {
   cuda::Source source{.name = name() + epilogue_name(problem),
                       .text = std::string(cuda::device_text("ops/spmm/cuda/composed/composed.cu")),
-                      .defines = epilogue_defines(problem)};
+                      .defines = epilogue_defines(problem),
+                      .local_bytes = 16};
   const auto define = [&](const char* name, auto value) {
     source.defines.push_back(fmt::format("{}={}", name, value));
   };

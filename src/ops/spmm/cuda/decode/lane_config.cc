@@ -131,6 +131,7 @@ cuda::Source LaneConfig::source(const Problem& problem) const {
   if (wide) {
     source.text = std::string(cuda::device_text("ops/spmm/cuda/decode/wide.cu"));
     source.newest_arch = 90;  // wgmma came and went with Hopper.
+    source.local_bytes = 16;
     source.defines = {fmt::format("STRIPS={}", strips),
                       fmt::format("TOKENS={}", tokens()),
                       fmt::format("ROW_GROUPS={}", row_warps / 4),
