@@ -78,7 +78,7 @@ class GatherFamily final : public Family {
   [[nodiscard]] Support supports(const Problem& problem,
                                  const cuda::DeviceFacts& device) const override {
     if (device.major < 9) return Support::no("needs compute capability 9.0");
-    if (Support support = supports_few_tokens(problem); !support) return support;
+    if (Support support = supports_halves(problem); !support) return support;
     if (gather_configs(problem, device).empty())
       return Support::no(
           fmt::format("the activations of {} columns, or the sums of {} rows, do not fit in the "

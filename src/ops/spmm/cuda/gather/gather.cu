@@ -154,7 +154,9 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
   const int lane = threadIdx.x % 32;
   const int rows = strips * 16;
   const u32 plane_bytes = columns * 16;
-  const u32 ring_at = max(plane_bytes, rows * 32) * TOKEN_TILES;
+  const int stride =
+      rows + 4;  // Of sums: those of tokens that a warp writes at once in other banks.
+  const u32 ring_at = max(plane_bytes, stride * 32) * TOKEN_TILES;
   float4* slots = reinterpret_cast<float4*>(shared + ring_at + WARPS * DEPTH * kChunkBytes);
   GatherStrip* table_here =
       reinterpret_cast<GatherStrip*>(slots + (strips + WARPS) * (TOKEN_TILES * 32));
@@ -267,37 +269,75 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
     const int token = tile * 8 + in_lane % 4 * 2;
     const int low = places_here[s * 16 + in_lane / 4];
     const int high = places_here[s * 16 + in_lane / 4 + 8];
-    totals[token * rows + low] = sum.x;
-    totals[(token + 1) * rows + low] = sum.y;
-    totals[token * rows + high] = sum.z;
-    totals[(token + 1) * rows + high] = sum.w;
+    totals[token * stride + low] = sum.x;
+    totals[(token + 1) * stride + low] = sum.y;
+    totals[token * stride + high] = sum.z;
+    totals[(token + 1) * stride + high] = sum.w;
   }
-  const auto store = [&](int i, float sum) {
-    const int token = i / rows, at = i - token * rows;
+  // Eight consecutive rows of a token at a time.
+  constexpr int kVector = 8;
+  const int vectors = rows / kVector;
+  const bool aligned = ((reinterpret_cast<u64>(c) | c_stride * sizeof(C)) & 15) == 0;
+  const auto place = [&](int i) {
+    const int token = i / vectors;
+    return token * stride + (i - token * vectors) * kVector;
+  };
+  const auto store = [&](int i, const float(&sums)[kVector]) {
+    const int token = i / vectors, at = (i - token * vectors) * kVector;
     const i32 group = groups_here[at / 16];
     const i64 row = group + at % 16;
     if (group < 0 || row >= m) return;
-    store_result(sum, c, (first_token + token) * c_stride + row, bias, row, residual,
-                 (first_token + token) * residual_stride + row);
+    C* to = c + (first_token + token) * c_stride + row;
+    const C* from = residual + (first_token + token) * residual_stride + row;
+    if (aligned && row + kVector <= m) {
+      union alignas(16) {
+        C values[kVector];
+        uint4 words[kVector * sizeof(C) / 16];
+      } eight;
+#pragma unroll
+      for (int j = 0; j < kVector; ++j)
+        store_result(sums[j], eight.values, j, bias, row + j, from, j);
+#pragma unroll
+      for (int w = 0; w < kVector * sizeof(C) / 16; ++w)
+        reinterpret_cast<uint4*>(to)[w] = eight.words[w];
+    } else {
+      for (int j = 0; j < kVector && row + j < m; ++j)
+        store_result(sums[j], to, j, bias, row + j, from, j);
+    }
   };
   if constexpr (SPLIT == 1) {
     __syncthreads();
-    for (int i = threadIdx.x; i < n * rows; i += kThreads) store(i, totals[i]);
+    for (int i = threadIdx.x; i < n * vectors; i += kThreads) {
+      float sums[kVector];
+#pragma unroll
+      for (int j = 0; j < kVector; j += 4) {
+        const float4 four = *reinterpret_cast<const float4*>(totals + place(i) + j);
+        sums[j] = four.x, sums[j + 1] = four.y, sums[j + 2] = four.z, sums[j + 3] = four.w;
+      }
+      store(i, sums);
+    }
   } else {
     cluster_barrier();
-    const int share = (n * rows + SPLIT - 1) / SPLIT;
-    const int end = min(n * rows, (rank + 1) * share);
+    const int share = (n * vectors + SPLIT - 1) / SPLIT;
+    const int end = min(n * vectors, (rank + 1) * share);
     for (int i = rank * share + threadIdx.x; i < end; i += kThreads) {
-      float sum = 0;
+      float sums[kVector] = {};
 #pragma unroll
       for (int r = 0; r < SPLIT; ++r) {
         u32 there;
-        float v;
-        asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(base + i * 4), "r"(r));
-        asm volatile("ld.shared::cluster.f32 %0, [%1];" : "=f"(v) : "r"(there));
-        sum += v;
+        asm("mapa.shared::cluster.u32 %0, %1, %2;"
+            : "=r"(there)
+            : "r"(base + place(i) * 4), "r"(r));
+#pragma unroll
+        for (int j = 0; j < kVector; j += 4) {
+          float4 four;
+          asm volatile("ld.shared::cluster.v4.f32 {%0,%1,%2,%3}, [%4];"
+                       : "=f"(four.x), "=f"(four.y), "=f"(four.z), "=f"(four.w)
+                       : "r"(there + j * 4));
+          sums[j] += four.x, sums[j + 1] += four.y, sums[j + 2] += four.z, sums[j + 3] += four.w;
+        }
       }
-      store(i, sum);
+      store(i, sums);
     }
     cluster_barrier();  // Others still read this block's sums.
   }

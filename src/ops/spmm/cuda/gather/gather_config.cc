@@ -29,6 +29,11 @@ bool worth(int token_tiles, std::int64_t n) {
   return token_tiles == needed || (token_tiles == 2 && needed == 4);
 }
 
+/// From so many tokens on, blocks take tokens rather than rows: a block that has brought the
+/// activations of its tokens to shared memory multiplies as many rows with them as it has room for.
+constexpr std::int64_t kFewestForTall = 65;
+constexpr std::int64_t kMostForRows = 128;
+
 /// Mean over strips of their longest row, when strips are made of rows of like length.
 double mean_strip(const PatternStats& pattern) {
   std::vector<std::int32_t> sorted = pattern.row_nnz;
@@ -39,26 +44,42 @@ double mean_strip(const PatternStats& pattern) {
   return sum / static_cast<double>(divide_up(pattern.rows, GatherConfig::kStripRows));
 }
 
+/// Deals strips to `tiles` clusters; false where a block has no room for its share.
+bool deal(GatherConfig& config, std::int64_t tiles, std::int64_t strips,
+          const cuda::DeviceFacts& device) {
+  constexpr int kMostPlaces = 1 << 16;
+  config.tiles = static_cast<int>(std::min(strips, tiles));
+  config.strips = static_cast<int>(divide_up(strips, config.tiles));
+  return config.strips * GatherConfig::kStripRows <= kMostPlaces &&
+         config.shared_bytes() <= static_cast<std::int64_t>(device.shared_per_block);
+}
+
 /// Gives a configuration as many clusters as run at once, or several rounds of them if their rows
 /// do not fit otherwise.
 bool fit(GatherConfig& config, std::int64_t strips, const cuda::DeviceFacts& device) {
-  constexpr int kMostPlaces = 1 << 16;
   const std::int64_t resident = resident_clusters(device.multiprocessors, config.split);
-  for (int rounds = 1; rounds <= kMostRounds; ++rounds) {
-    config.tiles = static_cast<int>(std::min(strips, resident * rounds));
-    config.strips = static_cast<int>(divide_up(strips, config.tiles));
-    if (config.strips * GatherConfig::kStripRows <= kMostPlaces &&
-        config.shared_bytes() <= static_cast<std::int64_t>(device.shared_per_block))
-      return true;
-  }
+  for (int rounds = 1; rounds <= kMostRounds; ++rounds)
+    if (deal(config, resident * rounds, strips, device)) return true;
   return false;
+}
+
+/// Gives a configuration as few clusters as its rows fit in.
+bool fit_tall(GatherConfig& config, std::int64_t strips, const cuda::DeviceFacts& device) {
+  config.tall = true;
+  std::int64_t too_few = 0, enough = strips;
+  if (!deal(config, enough, strips, device)) return false;
+  while (enough - too_few > 1) {
+    const std::int64_t middle = (too_few + enough) / 2;
+    (deal(config, middle, strips, device) ? enough : too_few) = middle;
+  }
+  return deal(config, enough, strips, device);
 }
 
 }  // namespace
 
 std::int64_t GatherConfig::shared_bytes() const {
   const std::int64_t rows = std::int64_t{strips} * kStripRows;
-  const std::int64_t planes = std::max(std::int64_t{columns} * 16, rows * 32) * token_tiles;
+  const std::int64_t planes = std::max(std::int64_t{columns} * 16, (rows + 4) * 32) * token_tiles;
   const std::int64_t ring = std::int64_t{warps} * depth * kChunkBytes;
   const std::int64_t slots = std::int64_t{strips + warps} * token_tiles * 512;
   const std::int64_t tables = std::int64_t{strips} * 12 + rows * 2;
@@ -66,7 +87,8 @@ std::int64_t GatherConfig::shared_bytes() const {
 }
 
 std::string GatherConfig::name() const {
-  return fmt::format("gather.n{}.w{}.d{}.c{}", token_tiles * 8, warps, depth, split);
+  return fmt::format("gather.n{}.w{}.d{}.c{}{}", token_tiles * 8, warps, depth, split,
+                     tall ? ".tall" : "");
 }
 
 cuda::Source GatherConfig::source(const Problem& problem) const {
@@ -95,7 +117,11 @@ std::vector<GatherConfig> gather_configs(const Problem& problem, const cuda::Dev
                             .depth = depth,
                             .split = split,
                             .columns = static_cast<int>(columns)};
-        if (worth(token_tiles, problem.n) && fit(config, strips, device)) found.push_back(config);
+        GatherConfig tall = config;
+        if (problem.n >= kFewestForTall && fit_tall(tall, strips, device)) found.push_back(tall);
+        if (problem.n <= kMostForRows && worth(token_tiles, problem.n) &&
+            fit(config, strips, device))
+          found.push_back(config);
       }
     }
   }
@@ -110,14 +136,20 @@ double estimate_us(const GatherConfig& config, const Problem& problem, const Pat
   const double part = whole / config.split;
   const double steps =
       part + (config.split > 1 ? 0.7 * std::sqrt(part) : 0) + 0.5 * GatherConfig::kChunkSteps;
-  const double rounds =
-      std::ceil(static_cast<double>(config.blocks()) / std::max(1, device.multiprocessors));
-  const double strips = rounds * config.strips;  // Of a multiprocessor.
-  const double bytes = static_cast<double>(config.blocks()) * config.strips * steps *
-                       GatherConfig::kChunkBytes / GatherConfig::kChunkSteps;
-  const double memory_us = bytes / (0.87e3 * device.memory_gb_per_s);
-  // A step: 16 columns of 16 bytes for each tile of 8 tokens, and 64 bytes in and out of the L1.
+  const double sms = std::max(1, device.multiprocessors);
+  // Of a multiprocessor. Blocks that take rows do not divide: those of one pass fill the GPU.
+  const double rounds = config.tall ? std::ceil(passes * config.blocks() / sms)
+                                    : passes * std::ceil(config.blocks() / sms);
+  const double strips = rounds * config.strips;
+  const double step_bytes =
+      static_cast<double>(GatherConfig::kChunkBytes) / GatherConfig::kChunkSteps;
   const double clocks_a_us = 1e3 * device.clock_ghz;
+  // From memory once, and for every pass from L2.
+  constexpr double kL2BytesAClock = 34;
+  const double memory_us = std::max((config.tall ? 1 : passes) * config.blocks() * config.strips *
+                                        steps * step_bytes / (0.87e3 * device.memory_gb_per_s),
+                                    strips * steps * step_bytes / kL2BytesAClock / clocks_a_us);
+  // A step: 16 columns of 16 bytes for each tile of 8 tokens, and 64 bytes in and out of the L1.
   constexpr double kSharedReached = 0.9, kIssueReached = 0.65;
   const double wavefronts = 2.1 * config.token_tiles + 1;
   const double instructions = 5.5 + 1.5 * config.token_tiles;
@@ -125,10 +157,11 @@ double estimate_us(const GatherConfig& config, const Problem& problem, const Pat
                          std::max(wavefronts / kSharedReached, instructions / 4 / kIssueReached) /
                          clocks_a_us;
   const double staged_kb = static_cast<double>(config.columns) * config.token_tiles / 64;
-  const double ends_us =
-      1.6 + rounds * (1.2 * staged_kb / 64 + 0.03 * config.strips * config.token_tiles) +
-      (config.split > 1 ? 1.5 : 0);
-  return passes * (ends_us + std::max(memory_us, work_us) + 0.12 * std::min(memory_us, work_us));
+  const double block_us = 1.2 * staged_kb / 64 + 0.03 * config.strips * config.token_tiles;
+  const double launch_us = 1.6 + (config.split > 1 ? 1.5 : 0);
+  const double not_hidden = config.tall ? 0.5 : 0.12;
+  return (config.tall ? 1 : passes) * launch_us + rounds * block_us + std::max(memory_us, work_us) +
+         not_hidden * std::min(memory_us, work_us);
 }
 
 }  // namespace rarefy::gpu

@@ -12,11 +12,12 @@ namespace rarefy::gpu {
 struct GatherConfig {
   int token_tiles = 1;  ///< Of 8 tokens, at once.
   int warps = 16;
-  int depth = 4;    ///< Chunks in flight, a warp.
-  int split = 1;    ///< Blocks of a cluster, along K.
-  int tiles = 1;    ///< Clusters, along rows.
-  int strips = 1;   ///< Of 16 rows, a tile.
-  int columns = 8;  ///< Of a block: a multiple of 8.
+  int depth = 4;      ///< Chunks in flight, a warp.
+  int split = 1;      ///< Blocks of a cluster, along K.
+  int tiles = 1;      ///< Clusters, along rows.
+  int strips = 1;     ///< Of 16 rows, a tile.
+  int columns = 8;    ///< Of a block: a multiple of 8.
+  bool tall = false;  ///< As few tiles as hold all rows, side by side for many tokens.
 
   static constexpr int kStripRows = 16;
   static constexpr int kChunkSteps = 8;  ///< In a step, each row of a strip has one nonzero.
