@@ -4,8 +4,11 @@
 #include <chrono>
 #include <cstring>
 #include <limits>
+#include <map>
 #include <optional>
 #include <random>
+#include <set>
+#include <string>
 
 #include "base/check.h"
 #include "cuda/memory.h"
@@ -77,6 +80,22 @@ std::vector<Tried> take_out_refused(std::vector<Candidate>& candidates, const We
     return true;
   });
   return refused;
+}
+
+/// No estimate was off by so much (docs/gpu.md).
+constexpr double kHopeless = 4;
+
+/// Names of the `of_each` best estimates of every family that is not hopeless: families' models err
+/// differently, and one with many kernels that are alike would crowd out the others. `candidates`:
+/// the best estimate first.
+std::set<std::string> leaders(const std::vector<Candidate>& candidates, int of_each) {
+  std::set<std::string> best;
+  std::map<std::string, int> seen;
+  for (const Candidate& c : candidates) {
+    if (c.estimate_us > kHopeless * candidates.front().estimate_us) break;
+    if (seen[c.name.substr(0, c.name.find('.'))]++ < of_each) best.insert(c.name);
+  }
+  return best;
 }
 
 /// Place of the kernel that is taken: the fastest, or, of those within `factor` of it, the fastest
@@ -179,12 +198,13 @@ Choice choose(const Weight& weight, const Problem& problem, const cuda::Stream& 
     }
   }
 
-  // The best estimates first, behind them what is always measured, then the rest.
+  // The best estimates first, behind them what is measured anyway, then the rest.
+  const std::set<std::string> leading = leaders(candidates, options.measure_best / 12);
   const std::size_t best =
       std::min(candidates.size(), static_cast<std::size_t>(std::max(options.measure_best, 1)));
-  const auto rest =
-      std::stable_partition(candidates.begin() + static_cast<std::ptrdiff_t>(best),
-                            candidates.end(), [](const Candidate& c) { return c.always; });
+  const auto rest = std::stable_partition(
+      candidates.begin() + static_cast<std::ptrdiff_t>(best), candidates.end(),
+      [&](const Candidate& c) { return c.always || leading.contains(c.name); });
   const auto count = static_cast<std::size_t>(rest - candidates.begin());
   const std::vector<std::string> complaints =
       compile_all(candidates, count, device.facts().arch(), pool);
@@ -225,6 +245,8 @@ Choice choose(const Weight& weight, const Problem& problem, const cuda::Stream& 
       passed.reason = complaints[i];
     } else if (choice.op != nullptr && !c.always && spent.count() > options.time_budget_s) {
       passed.reason = "not measured: the time budget is spent";
+    } else if (choice.op != nullptr && !c.always && c.estimate_us > kHopeless * choice.time_us) {
+      passed.reason = "not measured: estimate";
     }
     if (passed.reason.empty()) {
       try_out(c);

@@ -29,7 +29,8 @@ std::string SlicedConfig::name(const Problem& problem) const {
 cuda::Source SlicedConfig::source(const Problem& problem) const {
   cuda::Source source{.name = name(problem) + epilogue_name(problem),
                       .text = std::string(cuda::device_text("ops/spmm/cuda/sliced/sliced.cu")),
-                      .defines = epilogue_defines(problem)};
+                      .defines = epilogue_defines(problem),
+                      .local_bytes = 16};
   const auto define = [&](const char* name, auto value) {
     source.defines.push_back(fmt::format("{}={}", name, value));
   };
@@ -89,6 +90,7 @@ double estimate_us(const SlicedConfig& config, const Problem& problem, double me
   const double ranges = static_cast<double>(config.ranges(problem, device));
   // Blocks of a multiprocessor one after the other or side by side: its share of the work.
   const double blocks_a_sm = std::ceil(ranges * tiles / sms);
+  const double rounds = std::ceil(ranges * tiles / (sms * config.blocks));
 
   // A lane's steps for an item of a part: its share, what whole batches and the longest of a slice
   // add; and the cycles of a step's gathers, of which more lanes a row can avoid fewer conflicts.
@@ -111,11 +113,12 @@ double estimate_us(const SlicedConfig& config, const Problem& problem, double me
   const double issue = slots / 4;
   const double shared = gathers * 4 * conflicts;
   const double l2 = slices * config.parts * steps * 32 * (2 + value) / kL2BytesAClock;
-  const double chain = slices_a_warp * config.parts * (steps / 4 * kBatchClocks + 60);
+  const double chain = rounds * slices_a_warp * config.parts * (steps / 4 * kBatchClocks + 60);
   const double clocks =
-      blocks_a_sm * std::max({issue, shared, l2, 0.0}) + 0.25 * (issue + shared + l2);
-  const double stage = config.parts * (kLatencyClocks + static_cast<double>(config.part) * 16 *
-                                                            config.planes * config.blocks / 24);
+      blocks_a_sm * (std::max({issue, shared, l2}) + 0.25 * (issue + shared + l2));
+  const double stage =
+      rounds * config.parts *
+      (kLatencyClocks + static_cast<double>(config.part) * 16 * config.planes * config.blocks / 24);
   const double stores = items * tile * blocks_a_sm / 32;
 
   const double bytes =
