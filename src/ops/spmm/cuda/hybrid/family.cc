@@ -6,6 +6,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <iterator>
+#include <optional>
 
 #include "ops/spmm/cuda/blocks/block_shapes.h"
 #include "ops/spmm/cuda/blocks/blocks_operator.h"
@@ -62,50 +64,47 @@ Sides sides_of(const Problem& problem, const Split& split) {
   return sides;
 }
 
-std::vector<Candidate> rest_candidates(const Problem& problem, const PatternStats& pattern,
-                                       const cuda::DeviceFacts& device) {
-  std::vector<Candidate> all;
-  for (const Family* family : {&sliced_family(), &composed_family()}) {
-    if (!family->supports(problem, device)) continue;
-    for (Candidate& c : family->candidates(problem, pattern, device)) all.push_back(std::move(c));
-  }
-  constexpr std::size_t kMost = 3;
-  const std::size_t most = std::min(kMost, all.size());
-  std::ranges::partial_sort(all, all.begin() + static_cast<std::ptrdiff_t>(most), {},
-                            &Candidate::estimate_us);
-  all.resize(most);
-  return all;
+/// The best estimate of a family for the rest, if it takes it.
+std::optional<Candidate> rest_candidate(const Family& family, const Problem& problem,
+                                        const PatternStats& pattern,
+                                        const cuda::DeviceFacts& device) {
+  if (!family.supports(problem, device)) return std::nullopt;
+  std::vector<Candidate> all = family.candidates(problem, pattern, device);
+  const auto best = std::ranges::min_element(all, {}, &Candidate::estimate_us);
+  if (best == all.end()) return std::nullopt;
+  return std::move(*best);
 }
 
-/// The best kernels for both sides of a split, each with each.
+/// The best kernels for both sides of a split, the rest by `family`.
 std::vector<Candidate> candidates_of(const Problem& problem, const Split& split,
-                                     const cuda::DeviceFacts& device) {
+                                     const Family& family, const cuda::DeviceFacts& device) {
   std::vector<Candidate> found;
   const Sides sides = sides_of(problem, split);
   if (!supports(sides.blocks, device)) return found;
   std::vector<BlockConfig> configs = block_configs(sides.blocks, device);
   constexpr std::size_t kMost = 2;
   configs.resize(std::min(kMost, configs.size()));
-  for (const Candidate& rest : rest_candidates(sides.rest, split.rest, device)) {
-    for (const BlockConfig& config : configs) {
-      found.push_back(
-          {.name = fmt::format("hybrid.from{}.{}.{}", split.fewest, config.name(sides.blocks),
-                               rest.name),
-           .estimate_us = config.estimate_us(sides.blocks, device) + rest.estimate_us,
-           .source = config.source(sides.blocks),  // The other kernel is compiled by `build`.
-           .build = [blocks = sides.blocks, config, fewest = split.fewest, rest](
-                        const Weight& weight,
-                        const cuda::Stream& stream) -> std::unique_ptr<Operator> {
-             const CutBlocks cut =
-                 cut_blocks(*weight.source, blocks.block_rows, blocks.block_cols, fewest);
-             const RestOfBlocks source(*weight.source, cut);
-             const PatternStats pattern = pattern_stats(source);
-             const Weight left{&source, &pattern, pack(source, format::kCsr32)};
-             return std::make_unique<HybridOperator>(
-                 std::make_unique<BlocksOperator>(blocks, config, cut, stream),
-                 rest.build(left, stream));
-           }});
-    }
+  const std::optional<Candidate> least = rest_candidate(family, sides.rest, split.rest, device);
+  if (!least) return found;
+  const Candidate& rest = *least;
+  for (const BlockConfig& config : configs) {
+    found.push_back(
+        {.name =
+             fmt::format("hybrid.from{}.{}.{}", split.fewest, config.name(sides.blocks), rest.name),
+         .estimate_us = config.estimate_us(sides.blocks, device) + rest.estimate_us,
+         .source = config.source(sides.blocks),  // The other kernel is compiled by `build`.
+         .build = [blocks = sides.blocks, config, fewest = split.fewest, rest](
+                      const Weight& weight,
+                      const cuda::Stream& stream) -> std::unique_ptr<Operator> {
+           const CutBlocks cut =
+               cut_blocks(*weight.source, blocks.block_rows, blocks.block_cols, fewest);
+           const RestOfBlocks source(*weight.source, cut);
+           const PatternStats pattern = pattern_stats(source);
+           const Weight left{&source, &pattern, pack(source, format::kCsr32)};
+           return std::make_unique<HybridOperator>(
+               std::make_unique<BlocksOperator>(blocks, config, cut, stream),
+               rest.build(left, stream));
+         }});
   }
   return found;
 }
@@ -127,15 +126,18 @@ class HybridFamily final : public Family {
   [[nodiscard]] std::vector<Candidate> candidates(const Problem& problem,
                                                   const PatternStats& pattern,
                                                   const cuda::DeviceFacts& device) const override {
+    constexpr std::size_t kMost = 4;  // Neighbouring limits are alike.
+    const std::vector<Split> splits = splits_of(pattern);
     std::vector<Candidate> best;
-    for (const Split& split : splits_of(pattern)) {
-      std::vector<Candidate> found = candidates_of(problem, split, device);
-      best.insert(best.end(), std::make_move_iterator(found.begin()),
-                  std::make_move_iterator(found.end()));
+    for (const Family* family : {&sliced_family(), &gather_family(), &composed_family()}) {
+      std::vector<Candidate> with;
+      for (const Split& split : splits) {
+        std::ranges::move(candidates_of(problem, split, *family, device), std::back_inserter(with));
+      }
+      std::ranges::stable_sort(with, {}, &Candidate::estimate_us);
+      with.resize(std::min(kMost, with.size()));
+      std::ranges::move(with, std::back_inserter(best));
     }
-    constexpr std::size_t kMost = 8;  // Neighbouring limits are alike.
-    std::ranges::stable_sort(best, {}, &Candidate::estimate_us);
-    best.resize(std::min(kMost, best.size()));
     return best;
   }
 
