@@ -238,15 +238,15 @@ Choice choose(const Weight& weight, const Problem& problem, const cuda::Stream& 
     const Candidate& c = candidates[i];
     const std::chrono::duration<double> spent = std::chrono::steady_clock::now() - start;
     Tried passed{.name = c.name, .estimate_us = c.estimate_us};
-    if (i >= count) {
+    const bool hopeless =
+        choice.op != nullptr && !c.always && c.estimate_us > kHopeless * choice.time_us;
+    if (i >= count || hopeless) {
       passed.reason = "not measured: estimate";
     } else if (!complaints[i].empty()) {
       passed.refused = true;
       passed.reason = complaints[i];
     } else if (choice.op != nullptr && !c.always && spent.count() > options.time_budget_s) {
       passed.reason = "not measured: the time budget is spent";
-    } else if (choice.op != nullptr && !c.always && c.estimate_us > kHopeless * choice.time_us) {
-      passed.reason = "not measured: estimate";
     }
     if (passed.reason.empty()) {
       try_out(c);
