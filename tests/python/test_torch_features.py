@@ -3,6 +3,7 @@
 import copy
 import gc
 import pickle
+import shutil
 
 import pytest
 
@@ -74,6 +75,23 @@ def test_compiled_layers_share_a_graph_and_have_gradients(make):
         for got, want in zip(torch.autograd.grad(y, inputs, grad), torch.autograd.grad(expected, inputs, grad), strict=True):
             torch.testing.assert_close(got, want)
     assert counter.frame_count == 1
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="missing: g++, which inductor calls")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Inductor's own.
+def test_inductor_on_the_cpu():
+    one, other = Frozen(), Blocks()
+    x = torch.randn(3, 48, requires_grad=True)
+
+    def both(x):
+        return torch.relu(one(x)) * other(x)
+
+    y, expected = torch.compile(both, mode="reduce-overhead", fullgraph=True)(x), both(x)
+    torch.testing.assert_close(y, expected)
+    inputs = (x, *one.parameters(), *other.parameters())
+    grad = torch.randn_like(y)
+    for got, want in zip(torch.autograd.grad(y, inputs, grad), torch.autograd.grad(expected, inputs, grad), strict=True):
+        torch.testing.assert_close(got, want)
 
 
 @pytest.mark.parametrize("make", MODULES)
