@@ -1,5 +1,5 @@
-// What a block of a weight costs on either kind of unit of this machine, measured: the curves that
-// hybrid plans are cut by. docs/hybrid.md tells how they are found and used.
+// What a block of a weight costs on either kind of unit of this machine or of a GPU, measured: the
+// curves that hybrid plans are cut by. docs/hybrid.md tells how they are found and used.
 #pragma once
 
 #include <cstdint>
@@ -21,7 +21,7 @@ enum class Band : std::uint8_t {
 const char* to_string(Band band);
 
 /// The two curves for one dtype and one number of tokens; nanoseconds for 1024 positions of one
-/// weight, on all threads together, as functions of the density of its blocks.
+/// weight, on all threads or multiprocessors together, as functions of the density of its blocks.
 struct BlockCurve {
   DType dtype = DType::kBF16;
   std::int64_t n = 128;
@@ -29,6 +29,8 @@ struct BlockCurve {
   double dense_slope = 0;  ///< … and what it takes more per unit of density (to decode, say).
   double sparse_ns = 0;    ///< The sparse side, likewise.
   double sparse_slope = 0;
+  double call_us = 0;   ///< Of the dense side, before its first block: not in `dense_ns`.
+  double whole_ns = 0;  ///< In a dense product of the whole weight; 0: not measured.
 
   [[nodiscard]] double dense_side(double density) const { return dense_ns + dense_slope * density; }
   [[nodiscard]] double sparse_side(double density) const {
@@ -50,10 +52,11 @@ struct BlockTiming {
   int block_rows = 64, block_cols = 64;
   double density = 0.5;
   double dense_ns = 0, sparse_ns = 0;  ///< For 1024 positions of the present blocks.
+  double call_us = 0, whole_ns = 0;    ///< As those of a curve.
 };
 
 struct BlockCalibration {
-  std::string device;  ///< CPU, instruction set and threads; a GPU's name.
+  std::string device;  ///< CPU, instruction set and threads; a GPU's name, driver and NVRTC.
   std::string build;   ///< Hash of the formats and kernels that were measured.
   std::string date;    ///< YYYY-MM-DD
   std::vector<BlockCurve> curves;
@@ -61,6 +64,9 @@ struct BlockCalibration {
 
   /// The curve of `dtype` whose n is nearest in ratio; nullptr when there is none.
   [[nodiscard]] const BlockCurve* curve(DType dtype, std::int64_t n) const;
+  /// The dense side of blocks of this shape for the tokens of `curve`, the mean over densities; of
+  /// a shape that was not measured, the curve's own.
+  [[nodiscard]] double stored_ns(const BlockCurve& curve, int block_rows, int block_cols) const;
 };
 
 struct CalibrateOptions {
@@ -75,7 +81,7 @@ struct CalibrateOptions {
 };
 
 /// Fits the curves of every dtype and n among `timings`: least squares of relative errors, slopes
-/// and constants not negative.
+/// and constants not negative; means of what has no density.
 std::vector<BlockCurve> fit_curves(const std::vector<BlockTiming>& timings);
 
 }  // namespace rarefy

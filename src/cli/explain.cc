@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <optional>
+#include <set>
 #include <utility>
 
 #include "base/check.h"
@@ -13,6 +14,7 @@
 #include "cli/terminal.h"
 #include "cli/verb.h"
 #include "ops/decoder/device_plan.h"
+#include "planner/calibrate_device.h"
 #include "planner/partition.h"
 #include "rarefy/checkpoint.h"
 
@@ -55,14 +57,21 @@ OrderedJson rows_of(const DevicePlan& plan) {
   return list;
 }
 
-/// What was measured or refused; of what was only estimated, the number.
+/// What was measured or refused, and the best estimate of a family that has neither; of the others
+/// that were only estimated, the number.
 std::string table_of(const DevicePlan& plan) {
+  const auto family = [](const DeviceCandidate& c) {
+    return c.kernel.substr(0, c.kernel.find('.'));
+  };
+  std::set<std::string> shown;
+  for (const DeviceCandidate& c : plan.candidates)
+    if (c.measured_us > 0 || c.refused) shown.insert(family(c));
   Table table({"kernel", "size", "estimate", "measured", "verdict"});
   const auto time = [](double us) { return us > 0 ? human_time_us(us) : std::string("-"); };
   int estimated = 0;
   double best_us = 0;  // Of those.
   for (const DeviceCandidate& c : plan.candidates) {
-    if (c.measured_us == 0 && !c.refused) {
+    if (c.measured_us == 0 && !c.refused && !shown.insert(family(c)).second) {
       if (estimated++ == 0 || c.estimate_us < best_us) best_us = c.estimate_us;
       continue;
     }
@@ -76,6 +85,34 @@ std::string table_of(const DevicePlan& plan) {
   return text;
 }
 
+/// The largest n that is planned for: where blocks matter.
+std::int64_t most_tokens(const std::vector<std::int64_t>& ns) {
+  return std::max<std::int64_t>(17, *std::max_element(ns.begin(), ns.end()));
+}
+
+BlockCurve curve_for(const std::optional<BlockCalibration>& calibration, DType dtype,
+                     std::int64_t n) {
+  const BlockCurve* curve = calibration ? calibration->curve(dtype, n) : nullptr;
+  return curve != nullptr ? *curve : planning::assumed_curve(n);
+}
+
+OrderedJson bands_as_json(const PatternStats& pattern, const BlockCurve& curve) {
+  const BandShares shares = band_shares(pattern, curve);
+  OrderedJson bands{{"n", curve.n}};
+  for (const Band band : {Band::kDense, Band::kSwing, Band::kSparse, Band::kEmpty})
+    bands[to_string(band)] = shares[static_cast<std::size_t>(band)];
+  return bands;
+}
+
+void print_calibration(const std::optional<BlockCalibration>& calibration,
+                       const std::string& why_none) {
+  if (calibration) {
+    std::printf("calibration: %s\n", calibration->date.c_str());
+  } else {
+    std::printf("no calibration, blocks are cut by ordinary figures: %s\n", why_none.c_str());
+  }
+}
+
 void explain_on_gpu(const Flags& flags, const Session& session, const Checkpoint& checkpoint) {
   OrderedJson list = OrderedJson::array();
   bool first = true;
@@ -84,6 +121,7 @@ void explain_on_gpu(const Flags& flags, const Session& session, const Checkpoint
     const DType dtype = flags.activations == "auto"    ? source->dtype()
                         : flags.activations == "exact" ? DType::kF32
                                                        : *parse_dtype(flags.activations);
+    const PatternStats pattern = pattern_stats(*source);
     for (const std::int64_t n : flags.n) {
       const DevicePlan plan = plan_on_device(*source, n, dtype);
       if (session.json) {
@@ -97,36 +135,27 @@ void explain_on_gpu(const Flags& flags, const Session& session, const Checkpoint
                         {"bytes", plan.bytes},
                         {"dense_bytes", plan.dense_bytes},
                         {"from_cache", plan.from_cache},
+                        {"bands", bands_as_json(pattern, device_curve(dtype, n))},
                         {"candidates", rows_of(plan)}});
         continue;
       }
-      if (std::exchange(first, false))
+      if (std::exchange(first, false)) {
         std::printf("%s; a model runs q, k and v as one weight, and gate and up\n",
                     plan.device.c_str());
+        std::string uncalibrated;
+        const std::optional<BlockCalibration> calibration = device_calibration(&uncalibrated);
+        print_calibration(calibration, uncalibrated);
+      }
       std::printf("\n%s  %lldx%lld %s, %lld at once → %s%s\n%s", name.c_str(),
                   static_cast<long long>(source->rows()), static_cast<long long>(source->cols()),
                   to_string(dtype), static_cast<long long>(n), plan.kernel.c_str(),
                   plan.from_cache ? "  (plan from cache, measured again)" : "",
                   table_of(plan).c_str());
     }
+    if (!session.json)
+      std::fputs(block_map(pattern, device_curve(dtype, most_tokens(flags.n))).c_str(), stdout);
   }
   if (session.json) print_json({{"weights", std::move(list)}});
-}
-
-/// The curve of the largest n that is planned for: where blocks matter.
-BlockCurve curve_for(const std::optional<BlockCalibration>& calibration, DType dtype,
-                     const std::vector<std::int64_t>& ns) {
-  const std::int64_t n = std::max<std::int64_t>(17, *std::max_element(ns.begin(), ns.end()));
-  const BlockCurve* curve = calibration ? calibration->curve(dtype, n) : nullptr;
-  return curve != nullptr ? *curve : planning::assumed_curve(n);
-}
-
-OrderedJson bands_as_json(const PatternStats& pattern, const BlockCurve& curve) {
-  const BandShares shares = band_shares(pattern, curve);
-  OrderedJson bands{{"n", curve.n}};
-  for (const Band band : {Band::kDense, Band::kSwing, Band::kSparse, Band::kEmpty})
-    bands[to_string(band)] = shares[static_cast<std::size_t>(band)];
-  return bands;
 }
 
 void run(const Flags& flags, const Session& session) {
@@ -149,17 +178,13 @@ void run(const Flags& flags, const Session& session) {
     std::printf(
         "this machine: %.1f GB/s from memory, %.1f GB/s from cache, %.2f GHz under vector load\n",
         ceilings.dram_gb_per_s, ceilings.cache_gb_per_s, ceilings.ghz);
-    if (calibration) {
-      std::printf("calibration: %s\n", calibration->date.c_str());
-    } else {
-      std::printf("no calibration, blocks are cut by ordinary figures: %s\n", uncalibrated.c_str());
-    }
+    print_calibration(calibration, uncalibrated);
   }
   for (const std::string& name : names) {
     const auto source = checkpoint->source(name);
     const PatternStats pattern = pattern_stats(*source, planner.pool());
     const Plan plan = planner.plan(*source, pattern, request);
-    const BlockCurve curve = curve_for(calibration, source->dtype(), flags.n);
+    const BlockCurve curve = curve_for(calibration, source->dtype(), most_tokens(flags.n));
     if (session.json) {
       list.push_back({{"name", name},
                       {"shape", {source->rows(), source->cols()}},

@@ -12,6 +12,7 @@
 #include "cli/report_page.h"
 #include "cli/terminal.h"
 #include "cli/verb.h"
+#include "planner/calibrate_device.h"
 #include "rarefy/checkpoint.h"
 
 namespace rarefy::cli {
@@ -115,9 +116,11 @@ std::string standalone(const Chart& chart) {
 void write_charts(const std::filesystem::path& folder, const ReportFacts& facts) {
   if (!facts.text_name.empty())
     write_file(folder / "quality.svg", standalone(quality_chart(facts.models)));
-  if (facts.calibration)
-    write_file(folder / "calibration.svg",
-               standalone(calibration_chart(*facts.calibration, DType::kBF16)));
+  const auto write_calibration = [&](const std::optional<BlockCalibration>& of, const char* name) {
+    if (of) write_file(folder / name, standalone(calibration_chart(*of, DType::kBF16)));
+  };
+  write_calibration(facts.calibration, "calibration.svg");
+  write_calibration(facts.device_calibration, "calibration-cuda.svg");
   if (facts.ops.empty()) return;
   write_file(folder / "speed.svg", standalone(speed_chart(facts.ops)));
   write_file(folder / "roofline.svg", standalone(roofline_chart(facts.ops, facts.ceilings)));
@@ -144,6 +147,7 @@ void run(const Flags& flags, const Session& session) {
   Planner planner = session.make_planner();
   facts.ceilings = planner.ceilings();
   facts.calibration = planner.calibration();
+  if (cuda_support()) facts.device_calibration = device_calibration();
   write_file(flags.out, report_page(facts));
   if (!flags.charts.empty()) write_charts(flags.charts, facts);
   if (session.json) return print_json({{"out", flags.out}});

@@ -160,20 +160,23 @@ std::string bench_section(const OrderedJson& rows) {
 std::string calibration_section(const std::optional<BlockCalibration>& calibration) {
   if (!calibration) return "";
   std::string body;
-  for (const DType dtype : {DType::kBF16, DType::kF32}) {
+  for (const DType dtype : {DType::kBF16, DType::kF16, DType::kF32}) {
     const Chart chart = calibration_chart(*calibration, dtype);
     if (!chart.series.empty())
       body += figure(chart_svg(chart),
                      "Dashed: blocks as a whole; solid: one nonzero after the other. Left of where "
                      "they cross a block is sparse, right of it dense.");
   }
-  TextTable bands{{"dtype", "N", "sparse below", "dense from"}, {}};
+  // What a GPU's dense product of the whole weight takes is known, too.
+  TextTable bands{{"dtype", "N", "sparse below", "dense from", "in a dense product, ns"}, {}};
   for (const BlockCurve& c : calibration->curves)
     bands.rows.push_back({to_string(c.dtype), fmt::format("{}", c.n),
                           percent(c.sparse_until(BlockCurve::kMargin)),
-                          percent(c.sparse_until(1 / BlockCurve::kMargin))});
-  return section(fmt::format("What blocks cost here ({})", calibration->date),
-                 body + html_table(bands));
+                          percent(c.sparse_until(1 / BlockCurve::kMargin)),
+                          c.whole_ns > 0 ? fmt::format("{:.2f}", c.whole_ns) : "-"});
+  return section(
+      fmt::format("What blocks cost: {} ({})", escaped(calibration->device), calibration->date),
+      body + html_table(bands));
 }
 
 constexpr const char* kStyle = R"(<style>
@@ -240,11 +243,17 @@ Chart calibration_chart(const BlockCalibration& calibration, DType dtype) {
               .y_label = "ns for 1024 positions",
               .log_x = true,
               .log_y = true};
+  double least = 0.005;  // Densities that are drawn.
+  double most = 0.5;
+  for (const BlockTiming& t : calibration.timings) {
+    least = std::min(least, t.density);
+    most = std::max(most, t.density);
+  }
   for (const BlockCurve& c : calibration.curves) {
     if (c.dtype != dtype) continue;
     Series dense{fmt::format("N={} whole", c.n), {}, true, false, true};
     Series sparse{fmt::format("N={} by nonzeros", c.n), {}, true, false};
-    for (double density = 0.005; density <= 0.5; density *= 1.25) {
+    for (double density = least; density <= most; density *= 1.25) {
       dense.points.push_back({100 * density, c.dense_side(density), ""});
       sparse.points.push_back({100 * density, c.sparse_side(density), ""});
     }
@@ -323,7 +332,8 @@ std::string report_page(const ReportFacts& facts) {
       escaped(cpu_info().brand), default_pool().size(), to_string(active_isa()),
       facts.ceilings.dram_gb_per_s, RAREFY_VERSION, commit(), date.data());
   page += models_section(facts) + text_section(facts) + ops_section(facts) +
-          bench_section(facts.bench) + calibration_section(facts.calibration);
+          bench_section(facts.bench) + calibration_section(facts.calibration) +
+          calibration_section(facts.device_calibration);
   page += plan_section(facts.models.back()) + maps_section(facts.models.back(), facts.maps);
   return page + "</html>\n";
 }

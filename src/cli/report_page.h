@@ -28,7 +28,7 @@ struct ReportFacts {
   OrderedJson ops = OrderedJson::array();    ///< Rows of `bench ops --json`.
   OrderedJson bench = OrderedJson::array();  ///< Rows of `bench --json`.
   MachineCeilings ceilings;
-  std::optional<BlockCalibration> calibration;
+  std::optional<BlockCalibration> calibration, device_calibration;  ///< The CPU's, the GPU's.
   std::string text_name;  ///< File that perplexity was measured on; empty: not measured.
   std::string prompt;     ///< Empty: nothing was generated.
   int maps = 8;

@@ -4,6 +4,8 @@
 #include <cmath>
 #include <vector>
 
+#include "formats/block_counts.h"
+
 namespace rarefy {
 namespace {
 
@@ -50,25 +52,13 @@ void add_rows(Adder& adder, double nnz, double height, double cols, double block
 
 /// The grid of `pattern` (16×32) summed to blocks, a whole number of cells each.
 void add_grid(Adder& adder, const FormatSpec& spec, const PatternStats& p) {
-  const std::int64_t grid_cols = (p.cols + p.block_cols - 1) / p.block_cols;
-  const std::int64_t grid_rows = (p.rows + p.block_rows - 1) / p.block_rows;
-  const std::int64_t high = spec.block_rows / p.block_rows;
-  const std::int64_t wide = spec.block_cols / p.block_cols;
-  std::vector<std::int64_t> sums(static_cast<std::size_t>((grid_cols + wide - 1) / wide));
-  for (std::int64_t r = 0; r < grid_rows; r += high) {
-    std::fill(sums.begin(), sums.end(), 0);
-    for (std::int64_t i = r; i < std::min(grid_rows, r + high); ++i) {
-      const std::uint16_t* row = p.block_nnz.data() + i * grid_cols;
-      for (std::int64_t c = 0; c < grid_cols; ++c)
-        sums[static_cast<std::size_t>(c / wide)] += row[c];
-    }
-    const auto rows =
-        static_cast<double>(std::min<std::int64_t>(spec.block_rows, p.rows - r * p.block_rows));
-    for (std::size_t c = 0; c < sums.size(); ++c) {
-      const std::int64_t left = p.cols - static_cast<std::int64_t>(c) * spec.block_cols;
-      adder.add(static_cast<double>(sums[c]), rows,
-                static_cast<double>(std::min<std::int64_t>(spec.block_cols, left)));
-    }
+  const std::vector<std::int32_t> counts = block_counts(p, spec.block_rows, spec.block_cols);
+  std::size_t block = 0;
+  for (std::int64_t r = 0; r < p.rows; r += spec.block_rows) {
+    const auto rows = static_cast<double>(std::min<std::int64_t>(spec.block_rows, p.rows - r));
+    for (std::int64_t c = 0; c < p.cols; c += spec.block_cols, ++block)
+      adder.add(counts[block], rows,
+                static_cast<double>(std::min<std::int64_t>(spec.block_cols, p.cols - c)));
   }
 }
 

@@ -7,6 +7,7 @@
 #include <iterator>
 #include <span>
 
+#include "formats/block_counts.h"
 #include "formats/panels.h"
 #include "rarefy/matrix.h"
 
@@ -93,21 +94,10 @@ double PatternStats::block_share(int rows_of_block, int cols_of_block) const {
   }
   const double positions = static_cast<double>(rows_of_block) * cols_of_block;
   if (block_nnz.empty()) return 1.0 - std::pow(1.0 - density(), positions);
-  const std::int64_t grid_cols = blocks_along(cols, block_cols);
-  const std::int64_t grid_rows = blocks_along(rows, block_rows);
   if (rows_of_block % block_rows == 0 && cols_of_block % block_cols == 0) {
-    const std::int64_t high = rows_of_block / block_rows;
-    const std::int64_t wide = cols_of_block / block_cols;
-    const std::int64_t out_cols = blocks_along(grid_cols, wide);
-    std::vector<bool> used(static_cast<std::size_t>(blocks_along(grid_rows, high) * out_cols));
-    for (std::int64_t r = 0; r < grid_rows; ++r) {
-      for (std::int64_t c = 0; c < grid_cols; ++c) {
-        if (block_nnz[static_cast<std::size_t>(r * grid_cols + c)] != 0)
-          used[static_cast<std::size_t>(r / high * out_cols + c / wide)] = true;
-      }
-    }
-    return static_cast<double>(std::count(used.begin(), used.end(), true)) /
-           static_cast<double>(grid);
+    const std::vector<std::int32_t> counts = block_counts(*this, rows_of_block, cols_of_block);
+    const auto empty = std::count(counts.begin(), counts.end(), 0);
+    return static_cast<double>(std::ssize(counts) - empty) / static_cast<double>(grid);
   }
   // Few distinct counts: each power is computed once.
   const double area = static_cast<double>(block_rows) * block_cols;

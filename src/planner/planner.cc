@@ -8,12 +8,12 @@
 
 #include "base/cache_folder.h"
 #include "base/check.h"
+#include "ops/spmm/calibration/calibration_file.h"
 #include "ops/spmm/kernel.h"
-#include "planner/calibration_file.h"
+#include "ops/spmm/kernel_hash.h"
 #include "planner/ceilings.h"
 #include "planner/cpu_runner.h"
 #include "planner/estimate.h"
-#include "planner/kernel_hash.h"
 #include "planner/partition.h"
 #include "planner/pattern_class.h"
 #include "planner/plan_cache.h"
@@ -122,11 +122,8 @@ const MachineCeilings& Planner::Impl::get_ceilings(bool may_measure) {
 const BlockCalibration* Planner::Impl::get_calibration() {
   if (!calibration_read) {
     calibration_read = true;
-    calibration = planning::find_calibration(
-        cache.directory(), planning::calibration_key(pool.size()), calibration_reason);
-    std::error_code error;
-    if (!calibration && std::filesystem::exists(cache.directory() / "calibration.json", error))
-      log_lines("calibration not used: " + calibration_reason);
+    calibration =
+        find_calibration(cache.directory(), cpu_calibration_key(pool.size()), calibration_reason);
   }
   return calibration ? &*calibration : nullptr;
 }
@@ -148,7 +145,7 @@ Json Planner::Impl::key_of(const RowSource& weight, const PatternStats& pattern,
   const double dense =
       static_cast<double>(estimate_packed_bytes(format::kDense, pattern, weight.dtype()));
   const bool binding = static_cast<double>(request.memory_budget) < 1.5 * dense;
-  return {{"kernels", planning::kernel_source_hash()},
+  return {{"kernels", kernel_source_hash()},
           {"machine", planning::machine_key(pool.size())},
           {"policy", kPolicyVersion},
           {"m", weight.rows()},
@@ -232,8 +229,7 @@ void Planner::Impl::learn_from(const Plan& plan, const PlanRequest& request) {
 }
 
 Json Planner::Impl::scales_key() const {
-  return {{"machine", planning::machine_key(pool.size())},
-          {"kernels", planning::kernel_source_hash()}};
+  return {{"machine", planning::machine_key(pool.size())}, {"kernels", kernel_source_hash()}};
 }
 
 const planning::KernelScales& Planner::Impl::get_scales() {

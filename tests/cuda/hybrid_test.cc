@@ -7,7 +7,9 @@
 #include "blocky_weight.h"
 #include "family_on_device.h"
 #include "ops/spmm/cuda/blocks/cut_blocks.h"
+#include "ops/spmm/cuda/device_calibration.h"
 #include "ops/spmm/cuda/families.h"
+#include "ops/spmm/cuda/hybrid/split_costs.h"
 #include "ops/spmm/cuda/hybrid/splits.h"
 
 namespace rarefy::gpu {
@@ -42,6 +44,51 @@ TEST(Splits, NoneWhereBlocksAreAlike) {
   EXPECT_TRUE(splits_of(blocky_weight({.rows = 512, .cols = 512}, DType::kF16).pattern).empty());
   EXPECT_TRUE(
       splits_of(TestWeight({500, 500, Pattern::kUniform, 0.01}, DType::kF16).pattern).empty());
+}
+
+TEST(SplitCosts, FollowTheCurves) {
+  BlockCalibration calibration;
+  calibration.curves = {{.dtype = DType::kBF16,
+                         .n = 512,
+                         .dense_ns = 4,
+                         .sparse_ns = 0.5,
+                         .sparse_slope = 200,
+                         .call_us = 7}};
+  calibration.timings = {
+      {.dtype = DType::kBF16, .n = 512, .block_rows = 128, .block_cols = 128, .dense_ns = 3}};
+  Split split{.block_rows = 128, .block_cols = 128, .fewest = 64, .stored = 0.25};
+  split.rest.nnz = 10240;
+  Problem problem{.m = 2048, .k = 4096, .n = 512};  // 8192 times 1024 positions.
+  const auto costs = [&] { return costs_of(split, problem, calibration, calibration.curves[0]); };
+  EXPECT_NEAR(costs().blocks_us, 7 + 0.25 * 8192 * 3e-3, 1e-9);
+  EXPECT_NEAR(costs().rest_us, 10 * 200e-3 + 4096 * 0.5e-3, 1e-9);
+  split.block_rows = split.block_cols = 64;
+  EXPECT_NEAR(costs().blocks_us, 7 + 0.25 * 8192 * 4e-3, 1e-9) << "the curve's own";
+  problem.n = 1024;
+  EXPECT_NEAR(costs().blocks_us, 7 + 2 * 0.25 * 8192 * 4e-3, 1e-9);
+  EXPECT_NEAR(costs().rest_us, 2 * (10 * 200e-3 + 4096 * 0.5e-3), 1e-9);
+}
+
+TEST(HybridFamily, EstimatesWhatTheCurvesSay) {
+  const TestWeight w =
+      blocky_weight({.rows = 4096, .cols = 2048, .scattered = 0.002}, DType::kBF16);
+  const Problem problem{.m = 4096,
+                        .k = 2048,
+                        .n = 4096,
+                        .weight = DType::kBF16,
+                        .activations = DType::kBF16,
+                        .output = DType::kBF16};
+  cuda::DeviceFacts device = cuda::h100_facts();
+  device.name = "a GPU that nobody calibrated";
+  const BlockCalibration calibration = ordinary_calibration(device);
+  double best = 0;
+  for (const Split& split : splits_of(w.pattern)) {
+    const SplitCosts costs =
+        costs_of(split, problem, calibration, *calibration.curve(DType::kBF16, 4096));
+    if (best == 0 || costs.blocks_us + costs.rest_us < best) best = costs.blocks_us + costs.rest_us;
+  }
+  EXPECT_NEAR(hybrid_family().candidates(problem, w.pattern, device).front().estimate_us, best,
+              0.01 * best);
 }
 
 TEST(HybridFamily, SaysWhatItDoesNotTake) {

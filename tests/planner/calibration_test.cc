@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "io/expect_error.h"
-#include "planner/calibration_file.h"
+#include "ops/spmm/calibration/calibration_file.h"
 #include "planner/ceilings.h"
 #include "planner/partition.h"
 #include "planner/plan_cache.h"
@@ -66,6 +66,25 @@ TEST(BlockCurve, FitFindsTheLinesOfEveryDtypeAndN) {
   EXPECT_GT(bounded[0].sparse_slope, 0);
 }
 
+TEST(BlockCurve, FitTakesTheMeanOfWhatHasNoDensity) {
+  const std::vector<BlockCurve> fitted = fit_curves(
+      {{DType::kBF16, 32, 64, 64, 0.1, 10, 1, 2, 8}, {DType::kBF16, 32, 64, 64, 0.5, 10, 9, 4, 8}});
+  EXPECT_EQ(fitted[0].call_us, 3);
+  EXPECT_EQ(fitted[0].whole_ns, 8);
+}
+
+TEST(BlockCalibration, KnowsWhatEachShapeCostsStored) {
+  BlockCalibration c;
+  c.timings = {{DType::kBF16, 128, 64, 64, 0.1, 10, 1},
+               {DType::kBF16, 128, 64, 64, 0.5, 12, 1},
+               {DType::kBF16, 128, 128, 128, 0.1, 7, 1},
+               {DType::kF16, 128, 64, 64, 0.1, 90, 1},
+               {DType::kBF16, 4096, 64, 64, 0.1, 400, 1}};
+  EXPECT_EQ(c.stored_ns(kCurve, 64, 64), 11);
+  EXPECT_EQ(c.stored_ns(kCurve, 128, 128), 7);
+  EXPECT_EQ(c.stored_ns(kCurve, 32, 32), kCurve.dense_ns) << "not measured";
+}
+
 TEST(BlockCalibration, TakesTheCurveOfTheNearestN) {
   BlockCalibration c;
   for (const std::int64_t n : {32, 128, 512}) c.curves.push_back({DType::kBF16, n, 1, 0, 1, 0});
@@ -77,31 +96,40 @@ TEST(BlockCalibration, TakesTheCurveOfTheNearestN) {
 
 TEST(CalibrationFile, IsUsedOnItsOwnMachineAndBuildOnly) {
   const TemporaryFolder folder;
-  const planning::CalibrationKey key = planning::calibration_key(2);
+  const CalibrationKey key = cpu_calibration_key(2);
   std::string reason;
-  EXPECT_FALSE(planning::find_calibration(folder.path(), key, reason));
+  EXPECT_FALSE(find_calibration(folder.path(), key, reason));
   EXPECT_NE(reason.find("there is none"), std::string::npos) << reason;
 
-  const BlockCalibration kept{
-      key.device, key.build, "2026-11-21", {kCurve}, {{DType::kBF16, 128, 64, 512, 0.25, 85, 404}}};
-  planning::store_calibration(folder.path(), kept);
-  const auto found = planning::find_calibration(folder.path(), key, reason);
+  BlockCalibration kept{key.device,
+                        key.build,
+                        "2026-11-21",
+                        {kCurve},
+                        {{DType::kBF16, 128, 64, 512, 0.25, 85, 404, 12, 9}}};
+  kept.curves[0].call_us = 11;
+  kept.curves[0].whole_ns = 8;
+  store_calibration(folder.path(), key.file, kept);
+  const auto found = find_calibration(folder.path(), key, reason);
   ASSERT_TRUE(found) << reason;
   EXPECT_EQ(reason, "");
   EXPECT_EQ(found->date, "2026-11-21");
   EXPECT_EQ(found->curves[0].sparse_slope, 1600);
+  EXPECT_EQ(found->curves[0].call_us, 11);
+  EXPECT_EQ(found->curves[0].whole_ns, 8);
   EXPECT_EQ(found->timings[0].block_cols, 512);
+  EXPECT_EQ(found->timings[0].call_us, 12);
+  EXPECT_EQ(found->timings[0].whole_ns, 9);
 
-  EXPECT_FALSE(planning::find_calibration(folder.path(), {"another CPU", key.build}, reason));
-  EXPECT_NE(reason.find("of another machine"), std::string::npos) << reason;
-  EXPECT_NE(reason.find("calibrate again"), std::string::npos) << reason;
-  EXPECT_FALSE(planning::find_calibration(folder.path(), {key.device, "another build"}, reason));
+  EXPECT_FALSE(find_calibration(folder.path(), {"another CPU", key.build}, reason));
+  EXPECT_NE(reason.find("of another device"), std::string::npos) << reason;
+  EXPECT_NE(reason.find("rarefy calibrate makes it again"), std::string::npos) << reason;
+  EXPECT_FALSE(find_calibration(folder.path(), {key.device, "another build"}, reason));
   EXPECT_NE(reason.find("of another build's kernels"), std::string::npos) << reason;
 
   const std::string path = (folder.path() / "calibration.json").string();
   for (const char* damage : {"{", "[]", R"({"version":1})", R"({"version":9})"}) {
     std::ofstream(path) << damage;
-    EXPECT_FALSE(planning::find_calibration(folder.path(), key, reason)) << damage;
+    EXPECT_FALSE(find_calibration(folder.path(), key, reason)) << damage;
     EXPECT_NE(reason.find("cannot be read"), std::string::npos) << reason;
   }
 }
@@ -144,7 +172,8 @@ TEST_F(PlannerCalibration, MeasuresAndKeepsTheCurves) {
 }
 
 TEST_F(PlannerCalibration, SaysAloudThatOneOfAnotherMachineIsNotUsed) {
-  planning::store_calibration(folder.path(), {"another CPU", "hash", "2026-11-21", {kCurve}, {}});
+  store_calibration(folder.path(), "calibration.json",
+                    {"another CPU", "hash", "2026-11-21", {kCurve}, {}});
   std::string heard;
   set_log([&](std::string_view line) { heard += line; });
   Planner p = planner();

@@ -14,7 +14,10 @@ namespace rarefy {
 namespace {
 
 std::string why_not(const gpu::Tried& tried, const DevicePlan& plan) {
-  if (tried.measured_us == 0) return tried.reason;
+  if (tried.measured_us == 0) {
+    if (tried.refused || tried.estimate_us == 0) return tried.reason;
+    return fmt::format("{}, {:.2f}x the time", tried.reason, tried.estimate_us / plan.time_us);
+  }
   if (tried.measured_us >= plan.time_us)
     return fmt::format("{:.2f}x the time", tried.measured_us / plan.time_us);
   if (tried.bytes > plan.bytes)

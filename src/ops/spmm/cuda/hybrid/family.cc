@@ -6,12 +6,17 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <iterator>
+#include <limits>
 #include <optional>
+#include <tuple>
 
 #include "ops/spmm/cuda/blocks/block_shapes.h"
 #include "ops/spmm/cuda/blocks/blocks_operator.h"
+#include "ops/spmm/cuda/device_calibration.h"
 #include "ops/spmm/cuda/families.h"
+#include "ops/spmm/cuda/hybrid/split_costs.h"
 #include "ops/spmm/cuda/hybrid/splits.h"
 
 namespace rarefy::gpu {
@@ -75,38 +80,57 @@ std::optional<Candidate> rest_candidate(const Family& family, const Problem& pro
   return std::move(*best);
 }
 
-/// The best kernels for both sides of a split, the rest by `family`.
-std::vector<Candidate> candidates_of(const Problem& problem, const Split& split,
-                                     const Family& family, const cuda::DeviceFacts& device) {
-  std::vector<Candidate> found;
+/// Blocks with at least `fewest` nonzeros by `config`, all others by `rest`.
+Candidate candidate(const BlockProblem& blocks, const BlockConfig& config, int fewest,
+                    const Candidate& rest, double estimate_us) {
+  return {
+      .name = fmt::format("hybrid.from{}.{}.{}", fewest, config.name(blocks), rest.name),
+      .estimate_us = estimate_us,
+      .source = config.source(blocks),  // The other kernel is compiled by `build`.
+      .build = [blocks, config, fewest, rest](
+                   const Weight& weight, const cuda::Stream& stream) -> std::unique_ptr<Operator> {
+        const CutBlocks cut =
+            cut_blocks(*weight.source, blocks.block_rows, blocks.block_cols, fewest);
+        const RestOfBlocks source(*weight.source, cut);
+        const PatternStats pattern = pattern_stats(source);
+        const Weight left{&source, &pattern, pack(source, format::kCsr32)};
+        return std::make_unique<HybridOperator>(
+            std::make_unique<BlocksOperator>(blocks, config, cut, stream),
+            rest.build(left, stream));
+      }};
+}
+
+/// Candidates by the family that runs the rest.
+using ByRest = std::array<std::vector<Candidate>, 3>;
+
+/// Adds the best kernels for both sides of a split. The calibration says what the best of a side
+/// takes, kernels' own estimates how the others compare with it.
+void add_candidates(const Problem& problem, const Split& split, const BlockCalibration& calibration,
+                    const cuda::DeviceFacts& device, ByRest& found) {
   const Sides sides = sides_of(problem, split);
-  if (!supports(sides.blocks, device)) return found;
+  const BlockCurve* curve = calibration.curve(problem.weight, problem.n);
+  if (!supports(sides.blocks, device) || curve == nullptr) return;
   std::vector<BlockConfig> configs = block_configs(sides.blocks, device);
   constexpr std::size_t kMost = 2;
   configs.resize(std::min(kMost, configs.size()));
-  const std::optional<Candidate> least = rest_candidate(family, sides.rest, split.rest, device);
-  if (!least) return found;
-  const Candidate& rest = *least;
-  for (const BlockConfig& config : configs) {
-    found.push_back(
-        {.name =
-             fmt::format("hybrid.from{}.{}.{}", split.fewest, config.name(sides.blocks), rest.name),
-         .estimate_us = config.estimate_us(sides.blocks, device) + rest.estimate_us,
-         .source = config.source(sides.blocks),  // The other kernel is compiled by `build`.
-         .build = [blocks = sides.blocks, config, fewest = split.fewest, rest](
-                      const Weight& weight,
-                      const cuda::Stream& stream) -> std::unique_ptr<Operator> {
-           const CutBlocks cut =
-               cut_blocks(*weight.source, blocks.block_rows, blocks.block_cols, fewest);
-           const RestOfBlocks source(*weight.source, cut);
-           const PatternStats pattern = pattern_stats(source);
-           const Weight left{&source, &pattern, pack(source, format::kCsr32)};
-           return std::make_unique<HybridOperator>(
-               std::make_unique<BlocksOperator>(blocks, config, cut, stream),
-               rest.build(left, stream));
-         }});
+  const Family* const families[] = {&sliced_family(), &gather_family(), &composed_family()};
+  std::array<std::optional<Candidate>, std::tuple_size_v<ByRest>> rests;
+  double best_rest_us = std::numeric_limits<double>::infinity();
+  for (std::size_t f = 0; f < rests.size(); ++f) {
+    rests[f] = rest_candidate(*families[f], sides.rest, split.rest, device);
+    if (rests[f]) best_rest_us = std::min(best_rest_us, rests[f]->estimate_us);
   }
-  return found;
+  const SplitCosts costs = costs_of(split, problem, calibration, *curve);
+  for (std::size_t f = 0; f < rests.size(); ++f) {
+    for (const BlockConfig& config : configs) {
+      if (!rests[f]) continue;
+      const double blocks_us = costs.blocks_us * config.estimate_us(sides.blocks, device) /
+                               configs.front().estimate_us(sides.blocks, device);
+      const double rest_us = costs.rest_us * rests[f]->estimate_us / best_rest_us;
+      found[f].push_back(
+          candidate(sides.blocks, config, split.fewest, *rests[f], blocks_us + rest_us));
+    }
+  }
 }
 
 class HybridFamily final : public Family {
@@ -126,14 +150,14 @@ class HybridFamily final : public Family {
   [[nodiscard]] std::vector<Candidate> candidates(const Problem& problem,
                                                   const PatternStats& pattern,
                                                   const cuda::DeviceFacts& device) const override {
-    constexpr std::size_t kMost = 4;  // Neighbouring limits are alike.
-    const std::vector<Split> splits = splits_of(pattern);
     std::vector<Candidate> best;
-    for (const Family* family : {&sliced_family(), &gather_family(), &composed_family()}) {
-      std::vector<Candidate> with;
-      for (const Split& split : splits) {
-        std::ranges::move(candidates_of(problem, split, *family, device), std::back_inserter(with));
-      }
+    const std::vector<Split> splits = splits_of(pattern);
+    if (splits.empty()) return best;
+    const BlockCalibration calibration = calibration_or_ordinary(device);
+    ByRest found;
+    for (const Split& split : splits) add_candidates(problem, split, calibration, device, found);
+    constexpr std::size_t kMost = 4;  // Neighbouring limits are alike.
+    for (std::vector<Candidate>& with : found) {
       std::ranges::stable_sort(with, {}, &Candidate::estimate_us);
       with.resize(std::min(kMost, with.size()));
       std::ranges::move(with, std::back_inserter(best));

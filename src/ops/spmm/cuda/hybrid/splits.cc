@@ -4,6 +4,8 @@
 #include <cmath>
 #include <utility>
 
+#include "formats/block_counts.h"
+
 namespace rarefy::gpu {
 namespace {
 
@@ -12,25 +14,13 @@ constexpr double kMostStored = 0.6;
 /// Of all nonzeros: with fewer in blocks, blocks are not worth a kernel.
 constexpr double kFewestInBlocks = 0.2;
 
-/// Nonzeros of larger blocks, from those of the pattern's grid.
-std::vector<std::int32_t> block_counts(const PatternStats& pattern, int high, int wide) {
-  const std::int64_t grid_cols = pattern.cols / pattern.block_cols;
-  const std::int64_t cols = grid_cols / wide;
-  const std::int64_t rows = pattern.rows / pattern.block_rows / high;
-  std::vector<std::int32_t> counts(static_cast<std::size_t>(rows * cols));
-  for (std::int64_t r = 0; r < rows * high; ++r)
-    for (std::int64_t c = 0; c < cols * wide; ++c)
-      counts[static_cast<std::size_t>(r / high * cols + c / wide)] +=
-          pattern.block_nnz[static_cast<std::size_t>(r * grid_cols + c)];
-  return counts;
-}
-
 /// What is left where the blocks with `fewest` nonzeros or more are gone.
-PatternStats rest_of(const PatternStats& pattern, const std::vector<std::int32_t>& counts, int high,
-                     int wide, int fewest) {
+PatternStats rest_of(const PatternStats& pattern, const std::vector<std::int32_t>& counts, int side,
+                     int fewest) {
   PatternStats rest = pattern;
   rest.used_blocks.clear();  // Counted for the whole.
   const std::int64_t grid_cols = pattern.cols / pattern.block_cols;
+  const std::int64_t high = side / pattern.block_rows, wide = side / pattern.block_cols;
   const std::int64_t cols = grid_cols / wide;
   rest.nnz = 0;
   for (std::int64_t r = 0; r < pattern.rows / pattern.block_rows; ++r) {
@@ -56,9 +46,8 @@ PatternStats rest_of(const PatternStats& pattern, const std::vector<std::int32_t
 std::vector<Split> splits_of(const PatternStats& pattern) {
   std::vector<Split> found;
   for (const int side : {128, 64, 32}) {
-    const int high = side / pattern.block_rows, wide = side / pattern.block_cols;
     if (pattern.rows % side != 0 || pattern.cols % side != 0 || pattern.block_nnz.empty()) continue;
-    const std::vector<std::int32_t> counts = block_counts(pattern, high, wide);
+    const std::vector<std::int32_t> counts = block_counts(pattern, side, side);
     std::int64_t before = -1;
     for (int parts = 256; parts >= 16; parts /= 2) {
       const int fewest = side * side / parts;
@@ -69,7 +58,7 @@ std::vector<Split> splits_of(const PatternStats& pattern) {
       const double share = static_cast<double>(stored) / static_cast<double>(counts.size());
       if (stored == 0 || !some_left || share > kMostStored || stored == before) continue;
       before = stored;
-      PatternStats rest = rest_of(pattern, counts, high, wide, fewest);
+      PatternStats rest = rest_of(pattern, counts, side, fewest);
       const double in_blocks = 1 - static_cast<double>(rest.nnz) / static_cast<double>(pattern.nnz);
       if (in_blocks >= kFewestInBlocks)
         found.push_back({side, side, fewest, share, std::move(rest)});

@@ -1,5 +1,5 @@
-// The calibration on disk: one file beside the plans, `calibration.json`, that says which machine
-// and build it is of.
+// A calibration on disk: one file beside the plans that says which machine and build it is of,
+// `calibration.json` of the CPU, `calibration-cuda.json` of a GPU.
 #pragma once
 
 #include <filesystem>
@@ -8,16 +8,20 @@
 
 #include "rarefy/calibration.h"
 
-namespace rarefy::planning {
+namespace rarefy {
 
-/// What a calibration must say to be of this machine and build.
+/// What a calibration must say to be of this machine and build, and the file that it lies in.
 struct CalibrationKey {
   std::string device, build;
+  std::string file = "calibration.json";
+  std::string command = "rarefy calibrate";  ///< That makes it.
 };
-CalibrationKey calibration_key(int threads);
+
+/// Of the CPU, with so many threads.
+CalibrationKey cpu_calibration_key(int threads);
 
 /// The file's calibration, or nullopt with the reason: there is none, it cannot be read, or it is
-/// of another machine or build.
+/// of another machine or build. A file that is there and not used is told to the log callback.
 std::optional<BlockCalibration> find_calibration(const std::filesystem::path& folder,
                                                  const CalibrationKey& key, std::string& reason);
 
@@ -26,6 +30,7 @@ void require_calibration_folder(const std::filesystem::path& folder);
 
 /// Keeps it, or throws `Error` (kIo): unlike a plan, it is made because somebody asked for it. An
 /// empty folder keeps nothing.
-void store_calibration(const std::filesystem::path& folder, const BlockCalibration& calibration);
+void store_calibration(const std::filesystem::path& folder, const std::string& file,
+                       const BlockCalibration& calibration);
 
-}  // namespace rarefy::planning
+}  // namespace rarefy

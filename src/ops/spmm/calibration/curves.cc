@@ -40,6 +40,12 @@ Line fit(const std::vector<const BlockTiming*>& points, Y&& y_of) {
   return line;
 }
 
+double mean(const std::vector<const BlockTiming*>& points, double BlockTiming::*of) {
+  double sum = 0;
+  for (const BlockTiming* p : points) sum += p->*of;
+  return points.empty() ? 0 : sum / static_cast<double>(points.size());
+}
+
 }  // namespace
 
 const char* to_string(Band band) {
@@ -72,6 +78,16 @@ const BlockCurve* BlockCalibration::curve(DType dtype, std::int64_t n) const {
   return best;
 }
 
+double BlockCalibration::stored_ns(const BlockCurve& curve, int block_rows, int block_cols) const {
+  std::vector<const BlockTiming*> points;
+  for (const BlockTiming& t : timings) {
+    if (t.dtype == curve.dtype && t.n == curve.n && t.block_rows == block_rows &&
+        t.block_cols == block_cols)
+      points.push_back(&t);
+  }
+  return points.empty() ? curve.dense_ns : mean(points, &BlockTiming::dense_ns);
+}
+
 std::vector<BlockCurve> fit_curves(const std::vector<BlockTiming>& timings) {
   std::vector<BlockCurve> curves;
   for (const BlockTiming& first : timings) {
@@ -84,8 +100,9 @@ std::vector<BlockCurve> fit_curves(const std::vector<BlockTiming>& timings) {
     }
     const Line dense = fit(points, [](const BlockTiming& t) { return t.dense_ns; });
     const Line sparse = fit(points, [](const BlockTiming& t) { return t.sparse_ns; });
-    curves.push_back(
-        {first.dtype, first.n, dense.constant, dense.slope, sparse.constant, sparse.slope});
+    curves.push_back({first.dtype, first.n, dense.constant, dense.slope, sparse.constant,
+                      sparse.slope, mean(points, &BlockTiming::call_us),
+                      mean(points, &BlockTiming::whole_ns)});
   }
   return curves;
 }

@@ -1,4 +1,4 @@
-#include "planner/calibration_file.h"
+#include "ops/spmm/calibration/calibration_file.h"
 
 #include <fmt/format.h>
 #include <unistd.h>
@@ -9,19 +9,15 @@
 #include "base/check.h"
 #include "base/files.h"
 #include "base/json.h"
-#include "planner/ceilings.h"
-#include "planner/kernel_hash.h"
+#include "ops/spmm/kernel_hash.h"
 #include "rarefy/cpu.h"
+#include "rarefy/log.h"
 
-namespace rarefy::planning {
+namespace rarefy {
 namespace {
 
-constexpr int kVersion = 1;
+constexpr int kVersion = 2;  // Of the file.
 constexpr std::uintmax_t kLargest = 16U << 20;
-
-std::filesystem::path path_in(const std::filesystem::path& folder) {
-  return folder / "calibration.json";
-}
 
 double number(const Json& json, const char* key) {
   const double value = json.at(key).get<double>();
@@ -46,7 +42,9 @@ BlockCalibration from_json(const Json& json) {
                         .dense_ns = number(curve, "dense_ns"),
                         .dense_slope = number(curve, "dense_slope"),
                         .sparse_ns = number(curve, "sparse_ns"),
-                        .sparse_slope = number(curve, "sparse_slope")});
+                        .sparse_slope = number(curve, "sparse_slope"),
+                        .call_us = number(curve, "call_us"),
+                        .whole_ns = number(curve, "whole_ns")});
   for (const Json& timing : json.at("timings"))
     c.timings.push_back({.dtype = dtype_of(timing),
                          .n = timing.at("n").get<std::int64_t>(),
@@ -54,7 +52,9 @@ BlockCalibration from_json(const Json& json) {
                          .block_cols = timing.at("block_cols").get<int>(),
                          .density = number(timing, "density"),
                          .dense_ns = number(timing, "dense_ns"),
-                         .sparse_ns = number(timing, "sparse_ns")});
+                         .sparse_ns = number(timing, "sparse_ns"),
+                         .call_us = number(timing, "call_us"),
+                         .whole_ns = number(timing, "whole_ns")});
   return c;
 }
 
@@ -66,7 +66,9 @@ Json to_json(const BlockCalibration& c) {
                       {"dense_ns", curve.dense_ns},
                       {"dense_slope", curve.dense_slope},
                       {"sparse_ns", curve.sparse_ns},
-                      {"sparse_slope", curve.sparse_slope}});
+                      {"sparse_slope", curve.sparse_slope},
+                      {"call_us", curve.call_us},
+                      {"whole_ns", curve.whole_ns}});
   Json timings = Json::array();
   for (const BlockTiming& t : c.timings)
     timings.push_back({{"dtype", to_string(t.dtype)},
@@ -75,47 +77,58 @@ Json to_json(const BlockCalibration& c) {
                        {"block_cols", t.block_cols},
                        {"density", t.density},
                        {"dense_ns", t.dense_ns},
-                       {"sparse_ns", t.sparse_ns}});
+                       {"sparse_ns", t.sparse_ns},
+                       {"call_us", t.call_us},
+                       {"whole_ns", t.whole_ns}});
   return {{"version", kVersion}, {"device", c.device},          {"build", c.build},
           {"date", c.date},      {"curves", std::move(curves)}, {"timings", std::move(timings)}};
 }
 
+/// Throws where the text is none of ours.
+std::optional<BlockCalibration> read_calibration(const std::filesystem::path& path,
+                                                 const CalibrationKey& key, std::string& reason) {
+  reason = fmt::format("{} cannot be read: {} makes it again", path.string(), key.command);
+  if (std::filesystem::file_size(path) > kLargest) return std::nullopt;
+  const Json json = parse_json(read_text(path), path.string());
+  if (json.value("version", 0) != kVersion) return std::nullopt;
+  BlockCalibration found = from_json(json);
+  if (found.device != key.device) {
+    reason = fmt::format("{} is of another device ({}, {}; this is {}): {} makes it again",
+                         path.string(), found.device, found.date, key.device, key.command);
+    return std::nullopt;
+  }
+  if (found.build != key.build) {
+    reason = fmt::format("{} is of another build's kernels ({}): {} makes it again", path.string(),
+                         found.date, key.command);
+    return std::nullopt;
+  }
+  reason.clear();
+  return found;
+}
+
 }  // namespace
 
-CalibrationKey calibration_key(int threads) {
+CalibrationKey cpu_calibration_key(int threads) {
   return {fmt::format("{}, {}, {} threads", cpu_info().brand, to_string(active_isa()), threads),
           kernel_source_hash()};
 }
 
 std::optional<BlockCalibration> find_calibration(const std::filesystem::path& folder,
                                                  const CalibrationKey& key, std::string& reason) {
-  reason = "there is none: rarefy calibrate makes one";
-  if (folder.empty()) return std::nullopt;
-  const std::filesystem::path path = path_in(folder);
+  const std::filesystem::path path = folder / key.file;
   std::error_code error;
-  const std::uintmax_t size = std::filesystem::file_size(path, error);
-  if (error) return std::nullopt;
-  reason = fmt::format("{} cannot be read: rarefy calibrate makes it again", path.string());
-  if (size > kLargest) return std::nullopt;
-  try {
-    const Json json = parse_json(read_text(path), path.string());
-    if (json.value("version", 0) != kVersion) return std::nullopt;
-    BlockCalibration found = from_json(json);
-    if (found.device != key.device) {
-      reason = fmt::format("{} is of another machine ({}, {}; this is {}): calibrate again",
-                           path.string(), found.device, found.date, key.device);
-      return std::nullopt;
-    }
-    if (found.build != key.build) {
-      reason = fmt::format("{} is of another build's kernels ({}): calibrate again", path.string(),
-                           found.date);
-      return std::nullopt;
-    }
-    reason.clear();
-    return found;
-  } catch (const std::exception&) {
+  if (folder.empty() || !std::filesystem::exists(path, error)) {
+    reason = fmt::format("there is none: {} makes one", key.command);
     return std::nullopt;
   }
+  std::optional<BlockCalibration> found;
+  try {
+    found = read_calibration(path, key, reason);
+  } catch (const std::exception&) {
+    found.reset();  // The reason says that it cannot be read.
+  }
+  if (!found) log_lines("calibration not used: " + reason);
+  return found;
 }
 
 void require_calibration_folder(const std::filesystem::path& folder) {
@@ -127,12 +140,13 @@ void require_calibration_folder(const std::filesystem::path& folder) {
          folder.string());
 }
 
-void store_calibration(const std::filesystem::path& folder, const BlockCalibration& calibration) {
+void store_calibration(const std::filesystem::path& folder, const std::string& name,
+                       const BlockCalibration& calibration) {
   if (folder.empty()) return;
   require_calibration_folder(folder);
-  AtomicFile file(path_in(folder));
+  AtomicFile file(folder / name);
   file.write(to_json(calibration).dump(1));
   file.commit();
 }
 
-}  // namespace rarefy::planning
+}  // namespace rarefy

@@ -1,0 +1,290 @@
+#include "planner/calibrate_device.h"
+
+#include <algorithm>
+#include <limits>
+#include <map>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <tuple>
+#include <vector>
+
+#include "base/cache_folder.h"
+#include "base/check.h"
+#include "ops/spmm/cuda/device_calibration.h"
+#include "ops/spmm/cuda/search.h"
+#include "planner/calibrate_blocks.h"
+#include "planner/plan_cache.h"
+
+namespace rarefy {
+namespace {
+
+using planning::Checkerboard;
+
+constexpr double kNever = std::numeric_limits<double>::infinity();
+
+/// A weight in host memory, as searches take it.
+class HostWeight {
+ public:
+  HostWeight(const RowSource& from, ThreadPool& pool)
+      : values_(static_cast<std::size_t>(from.rows() * from.cols()) * size_of(from.dtype())),
+        source_({values_.data(), from.dtype(), from.rows(), from.cols(), from.cols()}) {
+    const std::size_t row_bytes = static_cast<std::size_t>(from.cols()) * size_of(from.dtype());
+    pool.parallel_for(from.rows(), [&](std::int64_t begin, std::int64_t end) {
+      from.read_rows(begin, end, values_.data() + static_cast<std::size_t>(begin) * row_bytes);
+    });
+    pattern_ = pattern_stats(source_, pool);
+    weight_ = {
+        .source = &source_, .pattern = &pattern_, .csr = pack(source_, format::kCsr32, pool)};
+  }
+  HostWeight(const HostWeight&) = delete;
+  HostWeight& operator=(const HostWeight&) = delete;
+  [[nodiscard]] const gpu::Weight& weight() const { return weight_; }
+
+ private:
+  Buffer values_;
+  DenseSource source_;
+  PatternStats pattern_;
+  gpu::Weight weight_;
+};
+
+/// A search's fastest kernel among some families.
+struct Fastest {
+  std::string kernel;
+  double us = kNever;
+};
+
+class DeviceSideTimer final : public planning::SideTimer {
+ public:
+  DeviceSideTimer(const CalibrateOptions& options, const cuda::Stream& stream, ThreadPool& pool)
+      : options_(options), stream_(stream), pool_(pool) {}
+
+  /// Compiles what will be timed, on all cores at once: one kernel after the other would take
+  /// longer than all timings.
+  void compile_ahead(Progress& progress) {
+    std::map<std::string, cuda::Source> sources;  // By text: many kernels serve several problems.
+    const auto add = [&](const Checkerboard& weight, bool few, bool with_sparse) {
+      const PatternStats pattern = pattern_stats(weight, pool_);
+      for (const DType dtype : options_.dtypes) {
+        for (const std::int64_t n : options_.ns) {
+          dtype_ = dtype;
+          std::vector<gpu::Candidate> all = ranked(pattern, problem(n), kBlockKernels, kMost);
+          if (with_sparse && !few) {
+            for (gpu::Candidate& c : ranked(pattern, rest_problem(n), kSparseKernels, kMost))
+              all.push_back(std::move(c));
+          }
+          for (gpu::Candidate& c : all)
+            if (!c.source.text.empty()) sources.try_emplace(cuda::expand(c.source), c.source);
+        }
+      }
+    };
+    for (const auto& block : options_.blocks) {
+      const bool first = block == options_.blocks.front();
+      for (const double sparsity : options_.sparsities) {
+        if (!first && sparsity != options_.sparsities.front()) continue;
+        add({options_, options_.dtypes.front(), block, 1 - sparsity}, false, first);
+      }
+      add({options_, options_.dtypes.front(), block, 1 - options_.sparsities.front(), kFewBlocks},
+          true, false);
+    }
+    std::vector<const cuda::Source*> list;
+    for (const auto& [text, source] : sources) list.push_back(&source);
+    progress.update("compile", 0, std::ssize(list), "");
+    compile(list);
+  }
+
+  void take(const Checkerboard& weight) override {
+    if (weight.block() != block_ || weight.dtype() != dtype_) few_.reset();
+    dtype_ = weight.dtype();
+    density_ = weight.density();
+    block_ = weight.block();
+    half_.emplace(weight, pool_);
+    half_positions_ = weight.positions();
+    if (few_ || is_known(weight)) return;
+    const Checkerboard few(options_, dtype_, block_, density_, kFewBlocks);
+    few_.emplace(few, pool_);
+    few_positions_ = few.positions();
+  }
+
+  planning::SideTimes time(std::int64_t n) override {
+    planning::SideTimes times = dense_side(n);
+    times.sparse_us = sparse_us(n);
+    times.whole_us = whole_us(n);
+    return times;
+  }
+
+ private:
+  static constexpr int kFewBlocks = 8;  ///< One in so many: tells what does not depend on blocks.
+
+  using Kind = std::tuple<DType, std::int64_t, std::pair<int, int>>;
+
+  [[nodiscard]] bool is_known(const Checkerboard& weight) const {
+    return std::ranges::all_of(options_.ns, [&](std::int64_t n) {
+      return dense_sides_.contains({weight.dtype(), n, weight.block()});
+    });
+  }
+
+  [[nodiscard]] gpu::Problem problem(std::int64_t n) const {
+    return {.m = options_.rows,
+            .k = options_.cols,
+            .n = n,
+            .weight = dtype_,
+            .activations = dtype_,
+            .output = dtype_};
+  }
+
+  [[nodiscard]] gpu::Problem rest_problem(std::int64_t n) const {
+    gpu::Problem rest = problem(n);
+    rest.residual = true;
+    return rest;
+  }
+
+  /// Kernels of blocks multiply zeros like anything else: one density tells of all.
+  planning::SideTimes dense_side(std::int64_t n) {
+    const Kind kind{dtype_, n, block_};
+    if (const auto known = dense_sides_.find(kind); known != dense_sides_.end())
+      return known->second;
+    const double half = fastest(*half_, problem(n), kBlockKernels, kMost).us;
+    const double few = fastest(*few_, problem(n), kBlockKernels, kMost).us;
+    require_found(half, "blocks", n);
+    require_found(few, "blocks", n);
+    const double slope = (half - few) / (half_positions_ - few_positions_);
+    planning::SideTimes times;
+    // Where few blocks are no faster than many, all of it is the call.
+    times.dense_us = std::max(0.0, slope * half_positions_);
+    times.call_us = std::max(0.0, half - times.dense_us);
+    dense_sides_.emplace(kind, times);
+    return times;
+  }
+
+  /// The fastest of what a hybrid's rest runs by. Which that is depends on the density and hardly
+  /// on where the blocks lie: it is searched once.
+  double sparse_us(std::int64_t n) {
+    const gpu::Problem rest = rest_problem(n);
+    std::string& kernel = sparse_kernels_[{dtype_, n, density_}];
+    const Fastest found = kernel.empty() ? fastest(*half_, rest, kSparseKernels, kMost)
+                                         : fastest(*half_, rest, {{kernel}}, 1);
+    require_found(found.us, "nonzeros", n);
+    kernel = found.kernel;
+    return found.us;
+  }
+
+  double whole_us(std::int64_t n) {
+    const auto [at, is_new] = whole_.try_emplace({dtype_, n});
+    if (!is_new) return at->second;
+    const double us = fastest(*half_, problem(n), {{"dense"}}, 2).us;
+    return at->second = us < kNever ? us : 0;
+  }
+
+  static void require_found(double us, std::string_view of, std::int64_t n) {
+    if (us == kNever)
+      fail(ErrorKind::kUnsupported, "calibrate: no kernel for {} runs on this GPU with {} tokens",
+           of, n);
+  }
+
+  using Names = std::vector<std::string>;
+
+  /// The best estimates among candidates whose names begin so.
+  [[nodiscard]] std::vector<gpu::Candidate> ranked(const PatternStats& pattern,
+                                                   const gpu::Problem& problem, const Names& names,
+                                                   std::size_t most) const {
+    std::vector<gpu::Candidate> all;
+    for (const std::string& name : names) {
+      for (gpu::Candidate& c : gpu::enumerate(problem, pattern, stream_.device().facts(), name))
+        all.push_back(std::move(c));
+    }
+    std::ranges::stable_sort(all, {}, &gpu::Candidate::estimate_us);
+    all.resize(std::min(most, all.size()));
+    return all;
+  }
+
+  /// The fastest of them.
+  Fastest fastest(const HostWeight& host, const gpu::Problem& problem, const Names& names,
+                  std::size_t most) const {
+    const gpu::Weight& weight = host.weight();
+    Fastest best;
+    for (const gpu::Candidate& c : ranked(*weight.pattern, problem, names, most)) {
+      try {
+        const double us = gpu::measure(*c.build(weight, stream_), problem, stream_, kBudgetUs).us;
+        if (us < best.us) best = {c.name, us};
+      } catch (const Error& error) {
+        if (error.kind() == ErrorKind::kInternal) throw;  // The device is in an unknown state.
+      }
+    }
+    return best;
+  }
+
+  /// What does not compile throws again when it is built.
+  void compile(std::span<const cuda::Source* const> sources) const {
+    const cuda::Arch arch = stream_.device().facts().arch();
+    pool_.parallel_dynamic(std::ssize(sources), 1, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t i = begin; i < end; ++i) {
+        try {
+          (void)cuda::compile(*sources[static_cast<std::size_t>(i)], arch);
+        } catch (const Error&) {
+          continue;
+        }
+      }
+    });
+  }
+
+  inline static const Names kBlockKernels{"blocks"};
+  inline static const Names kSparseKernels{"sliced", "composed", "gather"};
+  static constexpr std::size_t kMost = 3;    ///< Kernels of a kind that are timed.
+  static constexpr double kBudgetUs = 10e3;  ///< Of one kernel's replays.
+
+  const CalibrateOptions& options_;
+  const cuda::Stream& stream_;
+  ThreadPool& pool_;
+  DType dtype_ = DType::kBF16;
+  double density_ = 0;
+  std::pair<int, int> block_;
+  std::optional<HostWeight> half_, few_;  ///< Of the blocks.
+  double half_positions_ = 0, few_positions_ = 0;
+  std::map<Kind, planning::SideTimes> dense_sides_;
+  std::map<std::tuple<DType, std::int64_t, double>, std::string> sparse_kernels_;
+  std::map<std::pair<DType, std::int64_t>, double> whole_;
+};
+
+}  // namespace
+
+CalibrateOptions device_calibrate_options() {
+  return {.dtypes = {DType::kBF16, DType::kF16},
+          .ns = {128, 512, 4096},
+          .sparsities = {0.8, 0.95, 0.99, 0.995, 0.999},
+          .blocks = {{64, 64}, {128, 128}, {32, 32}, {256, 256}, {512, 512}, {32, 512}, {512, 32}},
+          .rows = 4096,
+          .cols = 4096};
+}
+
+BlockCalibration calibrate_device(const CalibrateOptions& options, Progress& progress,
+                                  ThreadPool& pool) {
+  planning::check_calibration(options, {DType::kBF16, DType::kF16});
+  require_calibration_folder(cache_folder());
+  const cuda::Device& device = cuda::Device::get();
+  device.bind();
+  const cuda::Stream stream(device);
+  const planning::MeasureLock measuring(cache_folder());
+  DeviceSideTimer timer(options, stream, pool);
+  timer.compile_ahead(progress);
+  const BlockCalibration found = planning::calibrate_blocks(
+      options, gpu::device_calibration_key(device.facts()), timer, progress);
+  gpu::keep_device_calibration(device.facts(), found);
+  return found;
+}
+
+std::optional<BlockCalibration> device_calibration(std::string* reason) {
+  return gpu::kept_device_calibration(cuda::Device::get().facts(), reason);
+}
+
+BlockCurve device_curve(DType dtype, std::int64_t n) {
+  const cuda::DeviceFacts& device = cuda::Device::get().facts();
+  const BlockCalibration ordinary = gpu::ordinary_calibration(device);
+  const std::optional<BlockCalibration> kept = gpu::kept_device_calibration(device);
+  const BlockCurve* curve = kept ? kept->curve(dtype, n) : nullptr;
+  if (curve == nullptr) curve = ordinary.curve(dtype, n);
+  return curve != nullptr ? *curve : *ordinary.curve(DType::kF16, n);
+}
+
+}  // namespace rarefy
