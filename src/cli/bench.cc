@@ -40,7 +40,7 @@ struct Flags {
   std::int64_t batch = 512;
   std::int64_t sequences = 1;
   std::string output = "md";
-  std::string random, blocks, workdir, save;
+  std::string random, pattern, workdir, save;
   bool save_given = false, parts = false;
   std::vector<double> sparsities{0.0};
 };
@@ -316,14 +316,20 @@ void save_models(const Flags& flags, OrderedJson rows) {
   bench::save_rows(root / device / "models.csv", rows, kKey);
 }
 
-/// "64x64"; 1x1 where nothing was said.
-std::pair<int, int> block_shape(const std::string& text) {
+/// "uniform", "blockskew", "rowskew" or the shape of blocks that are zero, "64x64".
+void set_pattern(const std::string& text, RandomCheckpoint& random) {
   constexpr std::int64_t kLargest = 99999;
-  if (text.empty()) return {1, 1};
+  if (text.empty() || text == "uniform") return;
+  if (text == "blockskew" || text == "rowskew") {
+    random.pattern = text == "blockskew" ? ZeroPattern::kBlockSkew : ZeroPattern::kRowSkew;
+    return;
+  }
   const auto shape = bench::parse_pair(text, 'x');
   require(shape && shape->first <= kLargest && shape->second <= kLargest,
-          "--blocks: expected a shape such as 64x64, got '{}'", text);
-  return {static_cast<int>(shape->first), static_cast<int>(shape->second)};
+          "--pattern: expected uniform, blockskew, rowskew or blocks such as 64x64, got '{}'",
+          text);
+  random.block_rows = static_cast<int>(shape->first);
+  random.block_cols = static_cast<int>(shape->second);
 }
 
 void run(const Flags& flags, const Session& session) {
@@ -334,14 +340,12 @@ void run(const Flags& flags, const Session& session) {
         [&](const LoadOptions& load) { return session.load_model(flags.model.directory, load); },
         rows);
   } else {
-    const auto [block_rows, block_cols] = block_shape(flags.blocks);
+    RandomCheckpoint random{.config = random_shape(flags.random)};
+    set_pattern(flags.pattern, random);
     for (double sparsity : flags.sparsities) {
-      const RandomCheckpoint random{.config = random_shape(flags.random),
-                                    .sparsity = sparsity,
-                                    .block_rows = block_rows,
-                                    .block_cols = block_cols};
+      random.sparsity = sparsity;
       const std::string name = fmt::format("random-{}-{:.0f}%{}{}", flags.random, 100 * sparsity,
-                                           flags.blocks.empty() ? "" : "-", flags.blocks);
+                                           flags.pattern.empty() ? "" : "-", flags.pattern);
       if (runs_on_gpu(flags, session)) {
         const auto checkpoint = random_checkpoint(random);
         bench_model(
@@ -412,10 +416,12 @@ void add_bench(CLI::App& app, Session& session) {
       ->delimiter(',')
       ->check(number(0, 0.99))
       ->type_name("S,…");
-  verb->add_option("--blocks", flags->blocks,
-                   "With --random: zeros come in blocks of this shape (default: one by one)")
+  verb->add_option(
+          "--pattern,--blocks", flags->pattern,
+          "With --random: where zeros lie: uniform (default), blockskew (64x64 blocks of 30 "
+          "to 99 %), rowskew, or in whole blocks of a shape such as 64x64")
       ->needs(random)
-      ->type_name("RxC");
+      ->type_name("PATTERN");
   verb->add_option(
           "--workdir", flags->workdir,
           "With --random on the CPU: where its checkpoint lies meanwhile (default: the temporary "

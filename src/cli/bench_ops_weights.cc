@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/check.h"
+#include "base/skewed_shares.h"
 #include "rarefy/sparse_files.h"
 
 namespace rarefy::bench {
@@ -38,24 +39,13 @@ Keep keep_uniform(double sparsity) {
   return [=](std::int64_t, std::int64_t, std::uint64_t bits) { return unit(bits) >= sparsity; };
 }
 
-/// Sparsities of blocks: 0.30 + 0.69·u^g with u uniform; the mean 0.30 + 0.69/(1+g) gives g. An
-/// overall sparsity outside of that range narrows the range around itself.
-double block_sparsity(double overall, double u) {
-  constexpr double kLow = 0.30;
-  constexpr double kHigh = 0.99;
-  if (overall <= kLow + 0.01) return 2 * overall * u;
-  if (overall >= kHigh - 0.001) return overall;
-  const double power = (kHigh - kLow) / (overall - kLow) - 1;
-  return kLow + (kHigh - kLow) * std::pow(u, power);
-}
-
 Keep keep_blockskew(const WeightSpec& spec) {
   constexpr std::int64_t kBlock = 64;
   const std::int64_t grid = (spec.k + kBlock - 1) / kBlock;
   return [=, seed = spec.seed, overall = spec.sparsity](std::int64_t r, std::int64_t c,
                                                         std::uint64_t bits) {
     const auto block = static_cast<std::uint64_t>(r / kBlock * grid + c / kBlock);
-    return unit(bits) >= block_sparsity(overall, unit(draw(seed, kBlocks, block)));
+    return unit(bits) >= skewed_block_zeros(overall, unit(draw(seed, kBlocks, block)));
   };
 }
 
@@ -72,30 +62,10 @@ Keep keep_blockempty(const WeightSpec& spec) {
   };
 }
 
-/// Row densities exp(0.8 z) with z standard normal (Box-Muller), scaled so that their mean, cut at
-/// 1, is the density asked for.
 Keep keep_rowskew(const WeightSpec& spec) {
-  constexpr double kSigma = 0.8;
-  std::vector<double> density(static_cast<std::size_t>(spec.m));
-  for (std::size_t r = 0; r < density.size(); ++r) {
-    const double u = 1.0 - unit(draw(spec.seed, kRows, 2 * r));
-    const double v = unit(draw(spec.seed, kRows, 2 * r + 1));
-    density[r] = std::exp(kSigma * std::sqrt(-2 * std::log(u)) * std::cos(2 * M_PI * v));
-  }
-  const double wanted = 1 - spec.sparsity;
-  double low = 0;
-  double high = 1;
-  const auto mean = [&](double scale) {
-    double sum = 0;
-    for (double d : density) sum += std::min(1.0, scale * d);
-    return density.empty() ? 1.0 : sum / static_cast<double>(density.size());
-  };
-  while (mean(high) < wanted && high < 1e9) high *= 2;
-  for (int i = 0; i < 60; ++i) {
-    const double middle = (low + high) / 2;
-    (mean(middle) < wanted ? low : high) = middle;
-  }
-  for (double& d : density) d = std::min(1.0, high * d);
+  std::vector<double> density =
+      skewed_row_densities(static_cast<std::size_t>(spec.m), spec.sparsity,
+                           [&](std::size_t i) { return unit(draw(spec.seed, kRows, i)); });
   return [density = std::move(density)](std::int64_t r, std::int64_t, std::uint64_t bits) {
     return unit(bits) < density[static_cast<std::size_t>(r)];
   };

@@ -132,6 +132,9 @@ void check(const RandomCheckpoint& model) {
   require(model.block_rows > 0 && model.block_cols > 0,
           "random checkpoint: expected blocks of at least 1x1, got {}x{}", model.block_rows,
           model.block_cols);
+  require(model.pattern == ZeroPattern::kEven || (model.block_rows == 1 && model.block_cols == 1),
+          "random checkpoint: expected blocks of 1x1 where zeros are skewed, got {}x{}",
+          model.block_rows, model.block_cols);
   require(c.family == Family::kLlama && !c.qkv_bias && !c.o_bias && !c.mlp_bias && !c.qk_norm,
           "random checkpoint: expected a Llama without biases, got {}", to_string(c.family));
 }
@@ -200,7 +203,7 @@ void write_random_checkpoint(const std::filesystem::path& directory, const Rando
   for (std::size_t i = 0; i < tensors.size(); ++i) {
     progress.update("write", static_cast<std::int64_t>(i),
                     static_cast<std::int64_t>(tensors.size()), tensors[i].name);
-    write_tensor(writer, tensors[i], values.of(i, tensors[i].pruned), pool);
+    write_tensor(writer, tensors[i], values.of(i, tensors[i].rows, tensors[i].pruned), pool);
   }
   writer.finish(/*durable=*/false);
   copy_tokenizer(model.tokenizer_from, directory);
@@ -229,7 +232,7 @@ std::shared_ptr<const Checkpoint> random_checkpoint(const RandomCheckpoint& mode
                          .shape = shape_of(t),
                          .bytes = bytes,
                          .dense_bytes = bytes});
-    known.emplace(t.name, Known{t, values.of(i, t.pruned)});
+    known.emplace(t.name, Known{t, values.of(i, t.rows, t.pruned)});
   }
   return Checkpoint::of("random weights", std::move(described),
                         [known = std::move(known)](const std::string& name) {

@@ -13,11 +13,20 @@
 
 namespace rarefy {
 
+/// Where the zeros of a random weight lie.
+enum class ZeroPattern : std::uint8_t {
+  kEven,       ///< As many everywhere; whole blocks, where blocks are larger than 1x1.
+  kBlockSkew,  ///< 64x64 blocks of 30 to 99 % zeros (base/skewed_shares.h).
+  kRowSkew,    ///< Rows of lognormal densities.
+};
+
 struct RandomCheckpoint {
   ModelConfig config;     ///< A shape of `random_shape`, or any of the Llama family.
   double sparsity = 0.0;  ///< Share of zeros in the linear weights of the layers, as pruning each
-                          ///< by magnitude would leave them: the smallest go, or
-                          ///< where they come in blocks, blocks at random places.
+                          ///< by magnitude would leave them: the smallest of the weight, of a
+                          ///< block or of a row go, or, where zeros come in blocks, blocks at
+                          ///< random places.
+  ZeroPattern pattern = ZeroPattern::kEven;
   int block_rows = 1, block_cols = 1;  ///< Zeros come in blocks of this shape, at random places.
   bool prune_head = false;             ///< The output head too.
   std::uint64_t seed = 0;

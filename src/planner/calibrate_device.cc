@@ -89,6 +89,7 @@ class DeviceSideTimer final : public planning::SideTimer {
           true, false);
     }
     std::vector<const cuda::Source*> list;
+    list.reserve(sources.size());
     for (const auto& [text, source] : sources) list.push_back(&source);
     progress.update("compile", 0, std::ssize(list), "");
     compile(list);

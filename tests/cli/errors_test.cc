@@ -42,6 +42,8 @@ TEST(Errors, ArgumentsThatCannotWork) {
   expect_refused("generate -m " + kModel + " -p x --top-p 1.5", "top");
   expect_refused("explain -m " + kModel + " -w nothing_like_it", "nothing_like_it");
   expect_refused("bench", "-m");
+  expect_refused("bench --random tiny --pattern skew", "or blocks such as 64x64, got 'skew'");
+  expect_refused("bench --pattern blockskew", "--random");
   expect_refused("bench ops --shape 64y64", "64y64");
   expect_refused("bench ops --device cpu --layout features", "expected tokens");
   expect_refused("bench ops --missing", "expected --save");

@@ -3,14 +3,17 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <numeric>
 #include <string>
 #include <vector>
 
 #include "base/files.h"
+#include "formats/block_counts.h"
 #include "model/random_checkpoint.h"
 #include "model/support.h"
 #include "rarefy/error.h"
@@ -104,15 +107,71 @@ TEST(RandomCheckpoint, HasEmptyBlocksWhereAsked) {
   EXPECT_THROW(random_checkpoint({.config = random_shape("tiny"), .block_rows = 0}), Error);
 }
 
-class RandomCheckpointTest : public ::testing::TestWithParam<int> {};
-INSTANTIATE_TEST_SUITE_P(Blocks, RandomCheckpointTest, ::testing::Values(1, 16));
+/// Shares of nonzeros of the 64×64 blocks of two weights, or of their rows.
+std::vector<double> densities(const RandomCheckpoint& model, bool of_rows) {
+  const auto made = random_checkpoint(model);
+  std::vector<double> shares;
+  for (const char* name :
+       {"model.layers.0.mlp.up_proj.weight", "model.layers.1.mlp.down_proj.weight"}) {
+    const PatternStats pattern = pattern_stats(*made->source(name));
+    if (of_rows) {
+      for (const std::int32_t nnz : pattern.row_nnz)
+        shares.push_back(static_cast<double>(nnz) / static_cast<double>(pattern.cols));
+    } else {
+      for (const std::int32_t nnz : block_counts(pattern, 64, 64)) shares.push_back(nnz / 4096.0);
+    }
+  }
+  return shares;
+}
+
+double mean_of(const std::vector<double>& values) {
+  return std::accumulate(values.begin(), values.end(), 0.0) / static_cast<double>(values.size());
+}
+
+TEST(RandomCheckpoint, SkewsZerosOverBlocksOrRows) {
+  RandomCheckpoint model{
+      .config = random_shape("tiny"), .sparsity = 0.7, .pattern = ZeroPattern::kBlockSkew};
+  // 64 blocks of 1 to 70 %, a deviation of 0.2 each.
+  const std::vector<double> blocks = densities(model, false);
+  EXPECT_NEAR(mean_of(blocks), 0.3, 0.1);
+  const auto [fewest, most] = std::minmax_element(blocks.begin(), blocks.end());
+  EXPECT_LT(*fewest, 0.08);
+  EXPECT_GT(*most, 0.55);
+  EXPECT_LT(*most, 0.75);
+  // Rows pass through several blocks, and are alike within one.
+  model.pattern = ZeroPattern::kRowSkew;
+  const std::vector<double> even = densities(model, false);
+  const auto [least, largest] = std::minmax_element(even.begin(), even.end());
+  EXPECT_GT(*least, 0.15);
+  EXPECT_LT(*largest, 0.45);
+  const std::vector<double> rows = densities(model, true);
+  EXPECT_NEAR(mean_of(rows), 0.3, 0.01);
+  EXPECT_LT(*std::min_element(rows.begin(), rows.end()), 0.08);
+  EXPECT_GT(*std::max_element(rows.begin(), rows.end()), 0.8);
+  // Nothing else is pruned, and shapes of blocks mean nothing here.
+  EXPECT_EQ(
+      pattern_stats(*random_checkpoint(model)->source("model.embed_tokens.weight")).block_density(),
+      1.0);
+  model.block_rows = 16;
+  EXPECT_THROW(random_checkpoint(model), Error);
+}
+
+struct Zeros {
+  int block = 1;
+  ZeroPattern pattern = ZeroPattern::kEven;
+};
+class RandomCheckpointTest : public ::testing::TestWithParam<Zeros> {};
+INSTANTIATE_TEST_SUITE_P(Patterns, RandomCheckpointTest,
+                         ::testing::Values(Zeros{}, Zeros{16}, Zeros{1, ZeroPattern::kBlockSkew},
+                                           Zeros{1, ZeroPattern::kRowSkew}));
 
 TEST_P(RandomCheckpointTest, IsTheSameInNoFile) {
   const Folder folder;
   const RandomCheckpoint model{.config = random_shape("tiny"),
                                .sparsity = 0.7,
-                               .block_rows = GetParam(),
-                               .block_cols = GetParam(),
+                               .pattern = GetParam().pattern,
+                               .block_rows = GetParam().block,
+                               .block_cols = GetParam().block,
                                .seed = 3};
   write_random_checkpoint(folder.path(), model);
   const auto file = Checkpoint::open(folder.path());
