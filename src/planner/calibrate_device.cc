@@ -1,6 +1,7 @@
 #include "planner/calibrate_device.h"
 
 #include <algorithm>
+#include <iterator>
 #include <limits>
 #include <map>
 #include <optional>
@@ -71,7 +72,7 @@ class DeviceSideTimer final : public planning::SideTimer {
           dtype_ = dtype;
           std::vector<gpu::Candidate> all = ranked(pattern, problem(n), kBlockKernels, kMost);
           if (with_sparse && !few) {
-            for (gpu::Candidate& c : ranked(pattern, rest_problem(n), kSparseKernels, kMost))
+            for (gpu::Candidate& c : ranked(pattern, rest_problem(n), kSparseKernels, 1))
               all.push_back(std::move(c));
           }
           for (gpu::Candidate& c : all)
@@ -159,12 +160,12 @@ class DeviceSideTimer final : public planning::SideTimer {
     return times;
   }
 
-  /// The fastest of what a hybrid's rest runs by. Which that is depends on the density and hardly
-  /// on where the blocks lie: it is searched once.
+  /// The fastest of what a hybrid's rest runs by, one kernel of a family. Which that is depends on
+  /// the density and hardly on where the blocks lie: it is searched once.
   double sparse_us(std::int64_t n) {
     const gpu::Problem rest = rest_problem(n);
     std::string& kernel = sparse_kernels_[{dtype_, n, density_}];
-    const Fastest found = kernel.empty() ? fastest(*half_, rest, kSparseKernels, kMost)
+    const Fastest found = kernel.empty() ? fastest(*half_, rest, kSparseKernels, 1)
                                          : fastest(*half_, rest, {{kernel}}, 1);
     require_found(found.us, "nonzeros", n);
     kernel = found.kernel;
@@ -186,18 +187,18 @@ class DeviceSideTimer final : public planning::SideTimer {
 
   using Names = std::vector<std::string>;
 
-  /// The best estimates among candidates whose names begin so.
+  /// The best estimates among candidates whose names begin so, `most` for each name.
   [[nodiscard]] std::vector<gpu::Candidate> ranked(const PatternStats& pattern,
                                                    const gpu::Problem& problem, const Names& names,
                                                    std::size_t most) const {
-    std::vector<gpu::Candidate> all;
+    std::vector<gpu::Candidate> best;
     for (const std::string& name : names) {
-      for (gpu::Candidate& c : gpu::enumerate(problem, pattern, stream_.device().facts(), name))
-        all.push_back(std::move(c));
+      std::vector<gpu::Candidate> found =
+          gpu::enumerate(problem, pattern, stream_.device().facts(), name);
+      found.resize(std::min(most, found.size()));
+      std::ranges::move(found, std::back_inserter(best));
     }
-    std::ranges::stable_sort(all, {}, &gpu::Candidate::estimate_us);
-    all.resize(std::min(most, all.size()));
-    return all;
+    return best;
   }
 
   /// The fastest of them.
@@ -232,7 +233,7 @@ class DeviceSideTimer final : public planning::SideTimer {
 
   inline static const Names kBlockKernels{"blocks"};
   inline static const Names kSparseKernels{"sliced", "composed", "gather"};
-  static constexpr std::size_t kMost = 3;    ///< Kernels of a kind that are timed.
+  static constexpr std::size_t kMost = 3;    ///< Kernels of blocks that are timed.
   static constexpr double kBudgetUs = 10e3;  ///< Of one kernel's replays.
 
   const CalibrateOptions& options_;
