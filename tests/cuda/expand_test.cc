@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <set>
 #include <string>
+#include <string_view>
 
 #include "gpu_or_skip.h"
 #include "ops/spmm/cuda/expanded.h"
@@ -73,13 +74,16 @@ class ExpandOnDevice : public ::testing::Test {
   }
 };
 
-/// What decides how a candidate stores a weight: "composed.csr16.v4", "decode.lane.b2.c1".
+/// What decides how a candidate stores a weight: "composed.csr16.v4", "decode.lane.b2".
 std::string format_of(const std::string& candidate) {
+  constexpr std::string_view kOfFormat[] = {"csr", "delta", "lane", "wide", "v", "b"};
   std::string format;
   for (std::size_t begin = 0; begin < candidate.size();) {
     const std::size_t end = std::min(candidate.find('.', begin), candidate.size());
     const std::string part = candidate.substr(begin, end - begin);
-    const bool counts = begin == 0 || part.size() > 3 || part[0] == 'v' || part[0] == 'b';
+    const bool counts = begin == 0 || std::ranges::any_of(kOfFormat, [&](std::string_view prefix) {
+                          return part.starts_with(prefix);
+                        });
     if (counts) format += part + ".";
     begin = end + 1;
   }
