@@ -58,7 +58,11 @@ TEST(Contract, ExplainsAGpuAnotherWay) {
   ASSERT_EQ(weights.size(), 2U);
   for (const Json& weight : weights) {
     expect_keys(weight, {"name", "shape", "device", "dtype", "n", "kernel", "time_us", "bytes",
-                         "dense_bytes", "from_cache", "candidates"});
+                         "dense_bytes", "from_cache", "bands", "candidates"});
+    double shares = 0;
+    for (const char* band : {"dense", "swing", "sparse", "empty"})
+      shares += weight["bands"][band].get<double>();
+    EXPECT_NEAR(shares, 1, 1e-9);
     int chosen = 0;
     bool dense = false;
     for (const Json& candidate : weight["candidates"]) {

@@ -120,6 +120,13 @@ TEST(GpuFaults, AReportIsMadeOnTheCpu) {
   expect_lines(run, 1, "expected auto or cpu, got cuda");
 }
 
+TEST(GpuFaults, NothingIsCalibratedWithoutAGpu) {
+  const Outcome run = run_rarefy("calibrate --device cuda", Fakes{.gpu = "none"}.environment());
+  EXPECT_EQ(run.status, 2);
+  EXPECT_EQ(run.out, "");
+  expect_lines(run, 1, "the driver shows no GPU");
+}
+
 TEST(GpuFaults, DoctorSaysThemAll) {
   const auto said = [](const Fakes& fakes, const std::string& named) {
     const Outcome run = run_rarefy("doctor", fakes.environment());

@@ -47,6 +47,34 @@ TEST(Splits, NoneWhereBlocksAreAlike) {
       splits_of(TestWeight({500, 500, Pattern::kUniform, 0.01}, DType::kF16).pattern).empty());
 }
 
+TEST(Splits, CutWhereTheSidesCross) {
+  const TestWeight w = blocky_weight(kOutliers, DType::kBF16);
+  const auto limits_of = [&](const Crossing& crossing) {
+    std::vector<int> limits;
+    for (const Split& split : splits_of(w.pattern, crossing))
+      if (split.block_rows == 64) limits.push_back(split.fewest);
+    return limits;
+  };
+  // Blocks are full or hold about eight of 4096: limits beyond those are all alike, and so are one
+  // that finds nothing new.
+  const std::vector<int> without = limits_of({});
+  EXPECT_EQ(limits_of([](int) { return 0.5; }), without);
+  const std::vector<int> with = limits_of([](int side) { return 11.0 / (side * side); });
+  EXPECT_NE(std::ranges::find(with, 11), with.end());
+  EXPECT_EQ(std::ranges::find(without, 11), without.end());
+}
+
+TEST(SplitCosts, CrossWhereABlockCostsTheSame) {
+  BlockCalibration calibration;
+  const BlockCurve curve{
+      .dtype = DType::kBF16, .n = 512, .dense_ns = 4, .sparse_ns = 0.5, .sparse_slope = 200};
+  EXPECT_NEAR(crossing_of(calibration, curve, 64), 0.02, 1e-12);
+  calibration.timings = {
+      {.dtype = DType::kBF16, .n = 512, .block_rows = 128, .block_cols = 128, .dense_ns = 3}};
+  EXPECT_NEAR(crossing_of(calibration, curve, 128), 0.015, 1e-12);
+  EXPECT_EQ(crossing_of(calibration, {.dense_ns = 4}, 64), 1);
+}
+
 TEST(SplitCosts, FollowTheCurves) {
   BlockCalibration calibration;
   calibration.curves = {{.dtype = DType::kBF16,
@@ -82,10 +110,11 @@ TEST(HybridFamily, EstimatesWhatTheCurvesSay) {
   cuda::DeviceFacts device = cuda::h100_facts();
   device.name = "a GPU that nobody calibrated";
   const BlockCalibration calibration = ordinary_calibration(device);
+  const BlockCurve& curve = *calibration.curve(DType::kBF16, 4096);
   double best = 0;
-  for (const Split& split : splits_of(w.pattern)) {
-    const SplitCosts costs =
-        costs_of(split, problem, calibration, *calibration.curve(DType::kBF16, 4096));
+  for (const Split& split :
+       splits_of(w.pattern, [&](int side) { return crossing_of(calibration, curve, side); })) {
+    const SplitCosts costs = costs_of(split, problem, calibration, curve);
     if (best == 0 || costs.blocks_us + costs.rest_us < best) best = costs.blocks_us + costs.rest_us;
   }
   EXPECT_NEAR(hybrid_family().candidates(problem, w.pattern, device).front().estimate_us, best,

@@ -68,9 +68,15 @@ DevicePlan plan_on_device(const RowSource& weight, std::int64_t tokens, DType dt
                                .reason = chosen ? "" : why_not(tried, plan)});
   }
   for (const gpu::Family* family : gpu::families()) {
-    if (const Support support = family->supports(problem, stream.device().facts()); !support)
+    const std::string name(family->name());
+    const Support support = family->supports(problem, stream.device().facts());
+    const bool offers = std::ranges::any_of(
+        choice.tried, [&](const gpu::Tried& tried) { return tried.name.starts_with(name + "."); });
+    if (!support || !offers)
       plan.candidates.push_back(
-          {.kernel = std::string(family->name()), .refused = true, .reason = support.reason});
+          {.kernel = name,
+           .refused = true,
+           .reason = support ? "no kernel for how this weight's zeros lie" : support.reason});
   }
   return plan;
 }

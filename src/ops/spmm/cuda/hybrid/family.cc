@@ -106,10 +106,9 @@ using ByRest = std::array<std::vector<Candidate>, 3>;
 /// Adds the best kernels for both sides of a split. The calibration says what the best of a side
 /// takes, kernels' own estimates how the others compare with it.
 void add_candidates(const Problem& problem, const Split& split, const BlockCalibration& calibration,
-                    const cuda::DeviceFacts& device, ByRest& found) {
+                    const BlockCurve& curve, const cuda::DeviceFacts& device, ByRest& found) {
   const Sides sides = sides_of(problem, split);
-  const BlockCurve* curve = calibration.curve(problem.weight, problem.n);
-  if (!supports(sides.blocks, device) || curve == nullptr) return;
+  if (!supports(sides.blocks, device)) return;
   std::vector<BlockConfig> configs = block_configs(sides.blocks, device);
   constexpr std::size_t kMost = 2;
   configs.resize(std::min(kMost, configs.size()));
@@ -120,7 +119,7 @@ void add_candidates(const Problem& problem, const Split& split, const BlockCalib
     rests[f] = rest_candidate(*families[f], sides.rest, split.rest, device);
     if (rests[f]) best_rest_us = std::min(best_rest_us, rests[f]->estimate_us);
   }
-  const SplitCosts costs = costs_of(split, problem, calibration, *curve);
+  const SplitCosts costs = costs_of(split, problem, calibration, curve);
   for (std::size_t f = 0; f < rests.size(); ++f) {
     for (const BlockConfig& config : configs) {
       if (!rests[f]) continue;
@@ -151,11 +150,13 @@ class HybridFamily final : public Family {
                                                   const PatternStats& pattern,
                                                   const cuda::DeviceFacts& device) const override {
     std::vector<Candidate> best;
-    const std::vector<Split> splits = splits_of(pattern);
-    if (splits.empty()) return best;
     const BlockCalibration calibration = calibration_or_ordinary(device);
+    const BlockCurve* curve = calibration.curve(problem.weight, problem.n);
+    if (curve == nullptr) return best;
+    const auto crossing = [&](int side) { return crossing_of(calibration, *curve, side); };
     ByRest found;
-    for (const Split& split : splits) add_candidates(problem, split, calibration, device, found);
+    for (const Split& split : splits_of(pattern, crossing))
+      add_candidates(problem, split, calibration, *curve, device, found);
     constexpr std::size_t kMost = 4;  // Neighbouring limits are alike.
     for (std::vector<Candidate>& with : found) {
       std::ranges::stable_sort(with, {}, &Candidate::estimate_us);

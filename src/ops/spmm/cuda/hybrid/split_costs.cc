@@ -2,6 +2,12 @@
 
 namespace rarefy::gpu {
 
+double crossing_of(const BlockCalibration& calibration, const BlockCurve& curve, int side) {
+  // The constants of both sides are paid whatever a block does.
+  return curve.sparse_slope > 0 ? calibration.stored_ns(curve, side, side) / curve.sparse_slope
+                                : 1.0;
+}
+
 SplitCosts costs_of(const Split& split, const Problem& problem, const BlockCalibration& calibration,
                     const BlockCurve& curve) {
   constexpr double kNsAUs = 1e3, kUnit = 1024;  // Of positions, as curves count.

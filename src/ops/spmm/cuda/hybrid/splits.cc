@@ -41,16 +41,28 @@ PatternStats rest_of(const PatternStats& pattern, const std::vector<std::int32_t
   return rest;
 }
 
+/// The fewest nonzeros of a stored block, ascending.
+std::vector<int> limits(int side, const Crossing& crossing) {
+  const int positions = side * side;
+  std::vector<int> fewest;
+  for (int parts = 256; parts >= 16; parts /= 2) fewest.push_back(positions / parts);
+  if (crossing) {
+    const double share = std::clamp(crossing(side), 0.0, 1.0);
+    fewest.push_back(std::max(1, static_cast<int>(std::lround(share * positions))));
+  }
+  std::ranges::sort(fewest);
+  return fewest;
+}
+
 }  // namespace
 
-std::vector<Split> splits_of(const PatternStats& pattern) {
+std::vector<Split> splits_of(const PatternStats& pattern, const Crossing& crossing) {
   std::vector<Split> found;
   for (const int side : {128, 64, 32}) {
     if (pattern.rows % side != 0 || pattern.cols % side != 0 || pattern.block_nnz.empty()) continue;
     const std::vector<std::int32_t> counts = block_counts(pattern, side, side);
     std::int64_t before = -1;
-    for (int parts = 256; parts >= 16; parts /= 2) {
-      const int fewest = side * side / parts;
+    for (const int fewest : limits(side, crossing)) {
       const std::int64_t stored =
           std::ranges::count_if(counts, [&](std::int32_t nnz) { return nnz >= fewest; });
       const bool some_left =

@@ -2,6 +2,7 @@
 // HPCA 2025).
 #pragma once
 
+#include <functional>
 #include <vector>
 
 #include "rarefy/matrix.h"
@@ -16,8 +17,11 @@ struct Split {
   PatternStats rest;  ///< Of the other: blocks as they are, rows by their share.
 };
 
-/// Splits of a weight that leave both sides something: square blocks of 128, 64 and 32, and limits
-/// from 1/256 to 1/16 of a block.
-std::vector<Split> splits_of(const PatternStats& pattern);
+/// The density from which a block of this side is cheaper stored than by its nonzeros.
+using Crossing = std::function<double(int side)>;
+
+/// Splits of a weight that leave both sides something: square blocks of 128, 64 and 32, limits from
+/// 1/256 to 1/16 of a block, and where `crossing`, if any, says.
+std::vector<Split> splits_of(const PatternStats& pattern, const Crossing& crossing = {});
 
 }  // namespace rarefy::gpu
