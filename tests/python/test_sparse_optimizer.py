@@ -1,6 +1,7 @@
 """Moving blocks, what follows them, and what RigL's schedule and criteria choose."""
 
 import math
+import sys
 
 import pytest
 
@@ -153,6 +154,10 @@ class TestSparseOptimizer:
         assert moved == want
         assert model.probe is None
 
+    @pytest.mark.skipif(
+        sys.version_info[:3] == (3, 13, 0),
+        reason="torch.compile sees no changed attribute on Python 3.13.0 (CPython 125608)",
+    )
     def test_a_compiled_model_is_measured_too(self):
         model = layer(0.5)
         other = layer(0.5)
