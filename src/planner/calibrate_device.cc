@@ -92,8 +92,12 @@ class DeviceSideTimer final : public planning::SideTimer {
     std::vector<const cuda::Source*> list;
     list.reserve(sources.size());
     for (const auto& [text, source] : sources) list.push_back(&source);
-    progress.update("compile", 0, std::ssize(list), "");
-    compile(list);
+    const auto at_once = static_cast<std::size_t>(2 * pool_.size());
+    for (std::size_t done = 0; done < list.size(); done += at_once) {
+      progress.update("compile", static_cast<std::int64_t>(done), std::ssize(list), "");
+      compile(std::span(list).subspan(done, std::min(at_once, list.size() - done)));
+    }
+    progress.update("compile", std::ssize(list), std::ssize(list), "");
   }
 
   void take(const Checkerboard& weight) override {
@@ -151,11 +155,11 @@ class DeviceSideTimer final : public planning::SideTimer {
     const double few = fastest(*few_, problem(n), kBlockKernels, kMost).us;
     require_found(half, "blocks", n);
     require_found(few, "blocks", n);
-    const double slope = (half - few) / (half_positions_ - few_positions_);
     planning::SideTimes times;
     // Where few blocks are no faster than many, all of it is the call.
-    times.dense_us = std::max(0.0, slope * half_positions_);
-    times.call_us = std::max(0.0, half - times.dense_us);
+    const double share = 1 - few_positions_ / half_positions_;
+    times.dense_us = share > 0 ? std::clamp((half - few) / share, 0.0, half) : half;
+    times.call_us = half - times.dense_us;
     dense_sides_.emplace(kind, times);
     return times;
   }

@@ -26,7 +26,7 @@ TEST(Splits, TellWhatCuttingFinds) {
   for (const Split& split : splits) {
     const CutBlocks cut = cut_blocks(*w.source, split.block_rows, split.block_cols, split.fewest);
     const PatternStats rest = pattern_stats(RestOfBlocks(*w.source, cut));
-    const auto places = static_cast<double>(512 / split.block_rows) * (768.0 / split.block_cols);
+    const auto places = 512.0 / split.block_rows * (768.0 / split.block_cols);
     EXPECT_DOUBLE_EQ(split.stored, static_cast<double>(cut.blocks()) / places);
     EXPECT_EQ(split.rest.nnz, rest.nnz);
     EXPECT_EQ(split.rest.block_nnz, rest.block_nnz);
