@@ -210,3 +210,21 @@ def test_trainer(tmp_path):
     ids = rows[:2]
     with torch.no_grad():
         torch.testing.assert_close(again(ids).logits, model.eval()(ids).logits)
+
+
+@pytest.mark.parametrize("stacked", [False, True])
+def test_generate_compiles_without_a_break(thin_folder, stacked):
+    """What transformers does by itself on a GPU where the cache is static."""
+    model = load(thin_folder[0], dtype=torch.float32)
+    if stacked:
+        assert len(rarefy.stack(model)) == 12
+    how = dict(max_new_tokens=6, min_new_tokens=6, do_sample=False, pad_token_id=0)
+    prompt = torch.arange(2, 10)[None]
+    want = model.generate(prompt, **how)
+    config = transformers.CompileConfig(backend="aot_eager", mode=None)
+    config._compile_all_devices = True
+    torch._dynamo.reset()
+    counters = torch._dynamo.utils.counters
+    counters.clear()
+    assert model.generate(prompt, **how, cache_implementation="static", compile_config=config).equal(want)
+    assert counters["stats"]["unique_graphs"] == 1 and not counters["graph_break"]
