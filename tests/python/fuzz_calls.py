@@ -49,6 +49,7 @@ class Draw:
             self.torch = torch
             torch.manual_seed(seed)
         self.sides = [0, 1, 2, 3, 4, 8, 16, 24, 33]
+        self.address = 1 << 46
         self.odd = self.odd_values()
 
     def choice(self, options):
@@ -122,7 +123,10 @@ class Draw:
 
     def handle(self, matrix):
         handle = matrix._handle()
-        if self.library == "torch":
+        if self.random.random() < 0.1:  # As on a GPU, at an address that nobody follows.
+            self.address += 16
+            handle = matrix._device_handle(self.address, self.choice([0, 1]), object())
+        elif self.library == "torch":
             handle = self.torch.from_dlpack(handle)
             if self.random.random() < 0.05:
                 handle = handle.clone() + self.choice([0, 1, -1])
