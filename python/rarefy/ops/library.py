@@ -38,9 +38,9 @@ def define(schema: str) -> None:
     library.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
 
 
-def is_plain(x: Tensor, *others: Tensor | None) -> bool:
+def is_plain(x: Tensor, second: Tensor | None = None, third: Tensor | None = None) -> bool:
     """Whether calling a kernel, and recording its gradient, is all that the dispatcher would do: ordinary tensors, all on the CPU or
-    all on GPUs, and no tracing, transform, mode, autocast or profiler that wants to see the operator. Takes 1 µs; the dispatcher
+    all on GPUs, and no tracing, transform, mode, autocast or profiler that wants to see the operator. Takes half a µs; the dispatcher
     takes 6 without gradients and 45 with them."""
     # Dynamo must meet is_compiling first: it knows no other of these.
     if _compiling() or _modes() or _transforms() is not None or _tracing() is not None or _autocast() or _profiler():
@@ -50,10 +50,12 @@ def is_plain(x: Tensor, *others: Tensor | None) -> bool:
     on_cpu = x.is_cpu
     if not (on_cpu or x.is_cuda):
         return False
-    for other in others:
-        if other is not None and (type(other) not in _PLAIN_TYPES or other.is_cpu is not on_cpu or not (on_cpu or other.is_cuda)):
-            return False
-    return True
+    # A loop over the others takes 0.1 µs more.
+    return (second is None or _is_plain_beside(on_cpu, second)) and (third is None or _is_plain_beside(on_cpu, third))
+
+
+def _is_plain_beside(on_cpu: bool, other: Tensor) -> bool:
+    return type(other) in _PLAIN_TYPES and (other.is_cpu if on_cpu else other.is_cuda)
 
 
 def check_features(x: Tensor, features: int) -> None:
@@ -71,15 +73,10 @@ def refuse_tangents(*tensors: Tensor | None) -> None:
             fail("forward-mode differentiation", "tensors without tangents (use backward)", describe(tensor), UnsupportedError)
 
 
-def needs_grad(x: Tensor, *others: Tensor | None) -> bool:
+def needs_grad(x: Tensor, second: Tensor | None = None, third: Tensor | None = None) -> bool:
     if not _grad_enabled():
         return False
-    if x.requires_grad:
-        return True
-    for other in others:  # noqa: SIM110 (any() and a generator take 0.3 µs)
-        if other is not None and other.requires_grad:
-            return True
-    return False
+    return x.requires_grad or (second is not None and second.requires_grad) or (third is not None and third.requires_grad)
 
 
 def empty_rows(x: Tensor, features: int) -> Tensor:
