@@ -14,6 +14,7 @@
 #include "cuda/memory.h"
 #include "cuda/timing.h"
 #include "ops/spmm/cuda/choice_cache.h"
+#include "ops/spmm/cuda/family_scales.h"
 
 namespace rarefy::gpu {
 namespace {
@@ -96,6 +97,28 @@ std::set<std::string> leaders(const std::vector<Candidate>& candidates, int of_e
     if (seen[c.name.substr(0, c.name.find('.'))]++ < of_each) best.insert(c.name);
   }
   return best;
+}
+
+/// Estimates as they were learned to come out, the best first.
+void correct(std::vector<Candidate>& candidates, const Problem& problem,
+             const FamilyScales& scales) {
+  for (Candidate& c : candidates) c.estimate_us *= scales.of(c.name, problem);
+  std::ranges::stable_sort(candidates, {}, &Candidate::estimate_us);
+}
+
+/// Adds what a search has measured: of each family its fastest kernel.
+void learn(FamilyScales& scales, const Problem& problem, const std::vector<Tried>& tried) {
+  std::map<std::string, const Tried*> fastest;
+  for (const Tried& t : tried) {
+    if (t.measured_us <= 0 || t.estimate_us <= 0) continue;
+    const Tried*& best = fastest[family_of(t.name)];
+    if (best == nullptr || t.measured_us < best->measured_us) best = &t;
+  }
+  FamilyScales learned = scales;
+  for (const auto& [family, best] : fastest)
+    learned.learn(best->name, problem,
+                  best->measured_us / best->estimate_us * scales.of(best->name, problem));
+  scales = std::move(learned);
 }
 
 /// Place of the kernel that is taken: the fastest, or, of those within `factor` of it, the fastest
@@ -198,6 +221,9 @@ Choice choose(const Weight& weight, const Problem& problem, const cuda::Stream& 
     }
   }
 
+  FamilyScales scales = options.learn ? read_scales(device.facts()) : FamilyScales();
+  correct(candidates, problem, scales);
+
   // The best estimates first, behind them what is measured anyway, then the rest.
   const std::set<std::string> leading = leaders(candidates, options.measure_best / 12);
   const std::size_t best =
@@ -253,6 +279,10 @@ Choice choose(const Weight& weight, const Problem& problem, const cuda::Stream& 
     } else {
       choice.tried.push_back(std::move(passed));
     }
+  }
+  if (options.learn) {
+    learn(scales, problem, choice.tried);
+    write_scales(device.facts(), scales);
   }
   if (const std::optional<Candidate> c = find_candidate(candidates, choice.name); c && c->refine) {
     for (const Candidate& variation : c->refine()) try_out(variation);

@@ -23,6 +23,8 @@ struct SearchOptions {
   double given_for_bytes = 1;  ///< Of the kernels within this factor of the fastest, the smallest
                                ///< is taken.
   bool use_cache = true;       ///< Takes and keeps choices in the cache folder.
+  bool learn = true;           ///< Corrects estimates by what earlier searches of this device have
+                               ///< measured (family_scales.h), and adds what this one does.
   /// Called with each kernel that was measured: to check its answer.
   std::function<void(const std::string& name, const Operator& op)> inspect;
 };
