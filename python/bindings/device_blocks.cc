@@ -123,6 +123,7 @@ class PlacedBlocks {
     return found;
   }
   [[nodiscard]] std::size_t bytes() const { return blocks_->bytes(); }
+  [[nodiscard]] bool recorded() const { return blocks_->recorded(); }
 
  private:
   static constexpr std::uintptr_t kAlignment = 16;
@@ -173,7 +174,8 @@ void bind_device_blocks(nb::module_& module) {
       .def("samples", &PlacedBlocks::samples, "p"_a, "q"_a, "out"_a)
       .def("kernels", &PlacedBlocks::kernels,
            nb::sig("def kernels(self) -> list[tuple[str, str, int, str, float, bool]]"))
-      .def_prop_ro("nbytes", &PlacedBlocks::bytes);
+      .def_prop_ro("nbytes", &PlacedBlocks::bytes)
+      .def_prop_ro("recorded", &PlacedBlocks::recorded, "Whether a graph has recorded a product.");
 }
 
 }  // namespace rarefy::python

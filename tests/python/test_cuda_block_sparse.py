@@ -13,6 +13,7 @@ import rarefy
 from rarefy import BlockSparseLinear, UnsupportedError, _core, ops
 from rarefy.ops import block_dense, block_places, block_sparse
 from torch import nn
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._triton import has_triton
 
 on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="missing: a GPU, or a torch that is built for it")
@@ -130,6 +131,7 @@ class _Recorder:
     """In place of `_core.DeviceBlocks`."""
 
     unsupported = None
+    recorded = False
     made = 0
 
     def __init__(self, *arguments):
@@ -194,6 +196,7 @@ class _Kernels:
     """In place of `_core.DeviceBlocks` on the CPU: takes what kernels take, and computes it densely."""
 
     unsupported = None
+    recorded = False
 
     def __init__(self, rows, cols, *shape):
         self.pattern = (rows, cols, None, None, None, *shape[:2])
@@ -215,6 +218,29 @@ class _Kernels:
         if self.runs[-1]:
             out.copy_(block_dense.sample(p, q, self.pattern, out.shape[1:], out.dtype))
         return self.runs[-1]
+
+
+def test_memory_of_recorded_patterns_is_kept(monkeypatch):
+    """Inductor finds its graphs by the addresses that they were recorded with: none may come again with other blocks."""
+    monkeypatch.setattr(_core, "DeviceBlocks", _Kernels)
+    monkeypatch.setattr(block_places, "_known", {})
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    monkeypatch.setattr(block_sparse, "is_elsewhere", lambda x: False)
+    sample = block_sparse._sddmm_cuda.__wrapped__
+    for recorded, transposed, sampled in [(False, False, False), (True, False, False), (True, True, False), (True, False, True)]:
+        pattern, values, _ = case(device="cpu")
+        kernels = block_places.placed(torch.device("cpu"), pattern, 64, 64).blocks
+        kernels.recorded = recorded
+        storages = [StorageWeakRef(pattern[i].untyped_storage()) for i in (0, 1)]
+        x, y = torch.randn(5, K).bfloat16(), torch.randn(5, M).bfloat16()
+        if sampled:
+            sample(y, x, *pattern, 64, 64)
+        else:
+            block_sparse._multiply_cuda(y if transposed else x, values, pattern, None, transposed)
+        del pattern
+        gc.collect()
+        assert [s.expired() for s in storages] == [not recorded] * 2
+        block_places._known.clear()
 
 
 def test_kernels_get_what_they_take(monkeypatch):
@@ -434,6 +460,25 @@ def test_compiled_without_a_break(how):
     y = train(layer, x)
     for a, b in zip(got, (y, x.grad, layer.weight.grad, layer.bias.grad), strict=True):
         close(a, b, torch.bfloat16)
+
+
+@on_gpu
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")  # torch's own.
+def test_compiled_graphs_follow_blocks_that_move_back_and_forth():
+    """New index tensors take the memory of old ones, by which inductor would find an old graph."""
+    if not (has_triton() and shutil.which("cc")):
+        pytest.skip("Inductor needs Triton and a C compiler")
+    torch._dynamo.reset()
+    layer = BlockSparseLinear(K, M, density=0.25, block_shape=64, device="cuda", dtype=torch.bfloat16).requires_grad_(False)
+    compiled = torch.compile(layer, mode="reduce-overhead", fullgraph=True)
+    x = torch.randn(67, K, device="cuda").bfloat16()
+    blocks = torch.randn(M // 64, K // 64, 64, 64, device="cuda").bfloat16()
+    for _ in range(6):
+        layer.assign_blocks(torch.randperm(layer.block_mask.numel(), device="cuda").view(layer.grid) < layer.nnz_blocks, blocks)
+        with torch.compiler.set_stance("force_eager"):
+            want = compiled(x)
+        for _ in range(4):
+            close(compiled(x).clone(), want, torch.bfloat16)
 
 
 @on_gpu

@@ -80,6 +80,19 @@ def test_copies_are_read_back_but_not_while_a_graph_records(monkeypatch):
         ops.handles.read_back(weight.handle.clone().as_subclass(Copy), "weight")
 
 
+def test_no_address_is_used_twice(monkeypatch):
+    """Inductor finds its graphs by the addresses that they were recorded with."""
+    handles = ops.handles
+    monkeypatch.setattr(handles, "_SLOTS", 3)
+    monkeypatch.setattr(handles, "_chunks", [])
+    slots, seen = handles._new_slots(torch.device("cpu")), []
+    for _ in range(10):
+        seen.append(next(slots).data_ptr())
+        gc.collect()
+    assert len(set(seen)) == 10 and len(handles._chunks) == 4
+    assert all(address % 16 == 0 for address in seen)
+
+
 def place(weight):
     """As `Weight.to("cuda")`, in fakes."""
     weight.gpu_handles[0] = torch.empty(2, dtype=torch.int64, device="cuda")

@@ -3,6 +3,9 @@
 Kernels read lists that are made of a pattern once. Operators get the pattern as tensors on the GPU, anew at every call; reading them
 there would wait for the GPU. So a pattern is known by the storages of its `row_offsets` and `col_indices` and by their versions,
 which count writes: a storage whose weak reference is held is never another one's, even when its memory is.
+
+Inductor's CUDA graphs know by address what they were recorded with. Where blocks move, new index tensors take the memory of old ones
+sooner or later, and a graph of long ago would come again, with its old blocks: so the memory of a recorded pattern is kept for ever.
 """
 
 from __future__ import annotations
@@ -21,13 +24,19 @@ from ..errors import UnsupportedError
 
 
 class _Known:
-    __slots__ = ("blocks", "device", "has_kernels", "indices", "shape", "storages", "versions")
+    __slots__ = ("blocks", "device", "has_kernels", "indices", "kept", "shape", "storages", "versions")
 
     def __init__(self, blocks: _core.DeviceBlocks | None, device: int, shape: tuple[int, ...], indices: tuple[Tensor, Tensor]):
         self.blocks, self.device, self.shape, self.indices = blocks, device, shape, indices
         self.has_kernels = blocks is not None and blocks.unsupported is None
         self.storages: tuple[StorageWeakRef, ...] = ()
         self.versions: Any = None
+        self.kept: Any = None
+
+    def keep(self, pattern: tuple[Any, ...]) -> None:
+        """Keeps the memory of a pattern that a graph was recorded with."""
+        if self.kept is None:
+            self.kept = (pattern[0].untyped_storage(), pattern[1].untyped_storage())
 
 
 _known: dict[tuple[int, ...], _Known] = {}

@@ -128,6 +128,8 @@ def _multiply_cuda(x: Tensor, values: Tensor, pattern: tuple[Any, ...], bias: Te
         bias = bias.float().contiguous()
     if not known.blocks.linear(x, values, bias, transposed, out):
         known.blocks.linear(_aligned(x), _aligned(values), bias, transposed, out)
+    if known.blocks.recorded:
+        known.keep(pattern)
     return out
 
 
@@ -149,6 +151,8 @@ def _sddmm_cuda(p: Tensor, q: Tensor, *rest: Any, dtype: torch.dtype | None = No
     out = p.new_empty((pattern[1].shape[0], *block_shape))
     if not known.blocks.samples(p, q, out):
         known.blocks.samples(_aligned(p), _aligned(q), out)
+    if known.blocks.recorded:
+        known.keep(pattern)
     return out
 
 

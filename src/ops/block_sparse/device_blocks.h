@@ -69,6 +69,8 @@ class DeviceBlocks {
   /// a compiler; kOutOfMemory.
   virtual void prepare(void* stream, const DeviceBlockCall& call, bool measure) = 0;
 
+  /// Whether a stream has recorded a call: graphs may run it as long as the process does.
+  [[nodiscard]] virtual bool recorded() const = 0;
   [[nodiscard]] virtual std::vector<DeviceBlockKernel> kernels() const = 0;
   [[nodiscard]] virtual std::size_t bytes() const = 0;  ///< Of lists in the device's memory.
 };

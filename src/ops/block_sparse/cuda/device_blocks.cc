@@ -1,6 +1,7 @@
 #include "ops/block_sparse/device_blocks.h"
 
 #include <algorithm>
+#include <atomic>
 #include <map>
 #include <mutex>
 #include <tuple>
@@ -74,7 +75,7 @@ class CudaBlocks final : public DeviceBlocks {
     const auto chosen = chosen_.find(key_of(call));
     if (chosen == chosen_.end() || !chosen->second.kernel->is_ready_for(call.tokens)) return false;
     BlockKernel& kernel = *chosen->second.kernel;
-    kernel.recorded = kernel.recorded || stream.recording();
+    if (!kernel.recorded && stream.recording()) kernel.recorded = recorded_ = true;
     kernel.enqueue(stream, call);
     return true;
   }
@@ -106,6 +107,8 @@ class CudaBlocks final : public DeviceBlocks {
     }
     kernel->prepare(workshop_->stream, call.tokens);
   }
+
+  [[nodiscard]] bool recorded() const override { return recorded_; }
 
   [[nodiscard]] std::vector<DeviceBlockKernel> kernels() const override {
     const std::scoped_lock lock(mutex_);
@@ -243,6 +246,7 @@ class CudaBlocks final : public DeviceBlocks {
   std::vector<std::int32_t> row_offsets_, col_indices_;
   BlockColumns columns_;
   BlockPattern pattern_;
+  std::atomic<bool> recorded_ = false;
   mutable std::mutex mutex_;  ///< Of what follows; after the workshop's where both are held.
   std::map<std::string, std::unique_ptr<BlockKernel>> kernels_;
   std::map<Key, Chosen> chosen_;
