@@ -8,7 +8,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import rarefy
@@ -182,6 +182,8 @@ def distance(got: torch.Tensor, want: torch.Tensor) -> float:
     return ((got - want).norm() / want.norm()).item()
 
 
+#: Columns of a GPU's rows beside those of `rows_of`.
+GPU_COLUMNS = ("linear_ms", "off_eager", "kernels", "kernels_ms")
 WAYS: dict[str, Callable[[LlamaForCausalLM, int], Any]] = {
     "decode": Generation,
     "decode, graph": Graph,
@@ -189,37 +191,42 @@ WAYS: dict[str, Callable[[LlamaForCausalLM, int], Any]] = {
 }
 
 
-def compare(models: dict[str, LlamaForCausalLM], tokens: int, turns: int, deadline: float) -> list[dict[str, Any]]:
-    """A row for each way and model; on a GPU no way begins after `deadline`, and what does not run says why."""
-    if models["dense"].device.type == "cpu":
-        runs = {name: Generation(model, tokens) for name, model in models.items()}
-        in_turns({name: run.token_ms for name, run in runs.items()}, 1)
-        return rows_of("decode", tokens, in_turns({name: run.token_ms for name, run in runs.items()}, turns))
-    rows = []
-    linear = {name: LinearLayers(model).ms() for name, model in models.items()}
-    print("linear layers alone, of a step: " + ", ".join(f"{name} {ms:.3f} ms" for name, ms in linear.items()), flush=True)
-    eager = {name: Generation(model, tokens).logits() for name, model in models.items()}
+def compare(models: dict[str, LlamaForCausalLM], tokens: int, turns: int, deadline: float) -> Iterator[list[dict[str, Any]]]:
+    """For each way a row for each model; on a GPU no way begins after `deadline`, and what does not run says why."""
+    on_gpu = models["dense"].device.type == "cuda"
+    linear, eager = {}, {}
+    if on_gpu:
+        linear = {name: LinearLayers(model).ms() for name, model in models.items()}
+        print("linear layers alone, of a step: " + ", ".join(f"{name} {ms:.3f} ms" for name, ms in linear.items()), flush=True)
+        eager = {name: Generation(model, tokens).logits() for name, model in models.items()}
     for way, make in WAYS.items():
-        if time.monotonic() > deadline:
+        if way != "decode" and not on_gpu:
+            continue
+        if on_gpu and time.monotonic() > deadline:
             print(f"{way}: not run, the time is over")
             continue
         try:
             runs = {name: make(model, tokens) for name, model in models.items()}
-            in_turns({name: run.token_ms for name, run in runs.items()}, 2)  # Compiles and records.
-            made = rows_of(way, tokens, in_turns({name: run.token_ms for name, run in runs.items()}, turns))
-            off = {name: distance(run.logits(), eager[name]) for name, run in runs.items()}
+            in_turns({name: run.token_ms for name, run in runs.items()}, 2 if on_gpu else 1)  # Compiles and records.
+            rows = rows_of(way, tokens, in_turns({name: run.token_ms for name, run in runs.items()}, turns))
+            if on_gpu:
+                off = {name: distance(run.logits(), eager[name]) for name, run in runs.items()}
+                print("  logits off those of eager by " + ", ".join(f"{error:.1e} ({name})" for name, error in off.items()))
+                for row in rows:
+                    row |= {"linear_ms": round(linear[row["model"]], 4), "off_eager": round(off[row["model"]], 6)}
+                    if way == "decode, graph":
+                        row |= _kernels_of(row["model"], runs[row["model"]].graph)
         except Exception as error:  # No triton, say: the others are worth having.
+            if not on_gpu:
+                raise
             print(f"{way}: does not run here, {type(error).__name__}: {str(error).strip().splitlines()[0]}", flush=True)
             continue
-        print("  logits off those of eager by " + ", ".join(f"{error:.1e} ({name})" for name, error in off.items()))
-        for row in made:
-            name = row["model"]
-            row |= {"linear_ms": round(linear[name], 4), "kernels": "", "kernels_ms": "", "off_eager": round(off[name], 6)}
-            if way == "decode, graph":
-                row["kernels"], busy, most = kernels(runs[name].graph.replay)
-                row["kernels_ms"] = round(busy, 4)
-                print(f"  {name}: {row['kernels']} kernels a token, {busy:.3f} ms")
-                for kernel, count, ms in most:
-                    print(f"    {ms:8.3f} ms {count:5} x {kernel[:110]}")
-        rows += made
-    return rows
+        yield rows
+
+
+def _kernels_of(name: str, graph: torch.cuda.CUDAGraph) -> dict[str, Any]:
+    count, busy, most = kernels(graph.replay)
+    print(f"  {name}: {count} kernels a token, {busy:.3f} ms")
+    for kernel, times, ms in most:
+        print(f"    {ms:8.3f} ms {times:5} x {kernel[:110]}")
+    return {"kernels": count, "kernels_ms": round(busy, 4)}

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import rarefy
 import torch
-from decode_ways import compare, in_turns, milliseconds, rows_of
+from decode_ways import GPU_COLUMNS, compare, in_turns, milliseconds, rows_of
 from rows import append_rows, stamp
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -84,24 +84,22 @@ def main() -> None:
     models = {"dense": dense, "thin": thin, "stacked": stacked}
     errors = logits_errors(models)
     print(f"made thin after {time.monotonic() - begin:.0f} s", flush=True)
-    rows = compare(models, args.new_tokens, args.turns, begin + args.seconds)
+    columns = GPU_COLUMNS if args.device.startswith("cuda") else ()
+
+    def save(rows: list[dict]) -> None:
+        """What is measured already stays, should the time run out."""
+        for row in rows:
+            name = row["model"]
+            head = {"what": row.pop("what"), "model": row.pop("model"), "sparsity": 0 if name == "dense" else args.sparsity}
+            tail = {"logits_error": round(errors[name], 6), "weights": weights, **stamp(args.threads)}
+            append_rows([{**head, **{**row, **{key: row.get(key, "") for key in columns}}, **tail}], args.save)
+
     measures = {name: lambda model=model: prompt_ms(model, args.prompt) for name, model in models.items()}
     in_turns(measures, 1)
-    prompts = rows_of("prompt", args.prompt, in_turns(measures, args.turns))
-    rows += [{**dict.fromkeys(rows[0] if rows else row, ""), **row} for row in prompts]  # The same columns.
-    rows = [
-        {
-            "what": row.pop("what"),
-            "model": row["model"],
-            "sparsity": 0 if row.pop("model") == "dense" else args.sparsity,
-            **row,
-            "weights": weights,
-            **stamp(args.threads),
-        }
-        for row in ({**row, "logits_error": round(errors[row["model"]], 6)} for row in rows)
-    ]
+    save(rows_of("prompt", args.prompt, in_turns(measures, args.turns)))
+    for rows in compare(models, args.new_tokens, args.turns, begin + args.seconds):
+        save(rows)
     print("logits are off those of float32 by " + ", ".join(f"{error:.2e} ({name})" for name, error in errors.items()) + " of their norm")
-    append_rows(rows, args.save)
 
 
 if __name__ == "__main__":
