@@ -6,10 +6,12 @@
 #include <string>
 #include <string_view>
 
+#include "cuda/compiler.h"
 #include "gpu_or_skip.h"
 #include "ops/spmm/cuda/expanded.h"
 #include "ops/spmm/cuda/families.h"
 #include "ops/spmm/cuda/search.h"
+#include "rarefy/threads.h"
 #include "spmm_case.h"
 
 namespace rarefy::gpu {
@@ -90,12 +92,19 @@ std::string format_of(const std::string& candidate) {
   return format;
 }
 
-/// One candidate of each format; a kernel takes a second to compile.
+/// One candidate of each format, compiled on all cores: a kernel takes up to a second.
 std::vector<Candidate> one_of_each(const Problem& problem, const PatternStats& pattern,
                                    const cuda::DeviceFacts& device) {
   std::vector<Candidate> all = enumerate(problem, pattern, device);
   std::set<std::string> seen;
   std::erase_if(all, [&](const Candidate& c) { return !seen.insert(format_of(c.name)).second; });
+  default_pool().parallel_dynamic(
+      static_cast<std::int64_t>(all.size()), 1, [&](std::int64_t begin, std::int64_t end) {
+        for (std::int64_t i = begin; i < end; ++i) {
+          const cuda::Source& source = all[static_cast<std::size_t>(i)].source;
+          if (!source.text.empty()) static_cast<void>(cuda::compile(source, device.arch()));
+        }
+      });
   return all;
 }
 
