@@ -17,8 +17,8 @@ constexpr double kGivenForBytes = 1.08;
 struct ChooserOptions {
   bool dense_only = false;  ///< Keeps zeros.
   bool measure = true;      ///< false: measures the best estimate against dense only.
-  /// A weight of at most this density whose format cannot be expanded gets a second one that can,
-  /// for many tokens: 2 or 4 bytes a nonzero more.
+  /// A weight of at most this density whose format cannot be expanded (2:4 by cuSPARSELt) gets a
+  /// second one that can, for many tokens: 2 or 4 bytes a nonzero more.
   double two_formats_up_to = 0.05;
   /// A weight of which whole blocks are empty gets a second form for many tokens, in which they
   /// cost nothing, where both together take at most this share of the dense weight's bytes.

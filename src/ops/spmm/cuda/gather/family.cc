@@ -1,7 +1,10 @@
 // The gather family: lists of nonzeros on tensor cores, few tokens.
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "base/check.h"
+#include "cuda/device_text.h"
 #include "cuda/kernel.h"
 #include "cuda/memory.h"
 #include "ops/spmm/cuda/families.h"
@@ -11,6 +14,12 @@
 
 namespace rarefy::gpu {
 namespace {
+
+/// The same for every configuration and dtype.
+cuda::Source gather_expand_source() {
+  return {.name = "gather.expand",
+          .text = std::string(cuda::device_text("ops/spmm/cuda/gather/expand.cu"))};
+}
 
 class GatherOperator final : public Operator {
  public:
@@ -50,6 +59,24 @@ class GatherOperator final : public Operator {
     return stream_.size() + warps_.size() + strips_.size() + places_.size() + groups_.size();
   }
 
+  [[nodiscard]] bool expands() const override { return true; }
+
+  void expand(const cuda::Stream& stream, cuda::abi::CUdeviceptr dense) const override {
+    if (problem_.m == 0 || problem_.k == 0) return;
+    cuda::fill_bytes(stream, dense, 0,
+                     static_cast<std::size_t>(problem_.m * problem_.k) * size_of(problem_.weight));
+    if (!expand_) expand_ = cuda::Kernel(stream.device(), gather_expand_source(), "expand_gather");
+    // Some blocks a multiprocessor, however few a pass has.
+    constexpr int kBlocks = 528;
+    const int turns = std::clamp(kBlocks / config_.blocks(), 1, 64);
+    expand_.launch(stream,
+                   {.grid = {static_cast<unsigned>(config_.blocks()), static_cast<unsigned>(turns)},
+                    .threads = static_cast<unsigned>(config_.warps * 32)},
+                   stream_.address(), warps_.address(), strips_.address(), places_.address(),
+                   groups_.address(), config_.strips, config_.split, config_.columns, dense,
+                   static_cast<long long>(problem_.k));
+  }
+
   [[nodiscard]] std::unique_ptr<Operator> copy(const cuda::Stream& stream) const override {
     return std::unique_ptr<Operator>(new GatherOperator(*this, stream));
   }
@@ -59,6 +86,7 @@ class GatherOperator final : public Operator {
       : config_(from.config_),
         problem_(from.problem_),
         kernel_(from.kernel_),
+        expand_(from.expand_),
         stream_(cuda::copy_on_device(stream, from.stream_)),
         warps_(cuda::copy_on_device(stream, from.warps_)),
         strips_(cuda::copy_on_device(stream, from.strips_)),
@@ -68,6 +96,7 @@ class GatherOperator final : public Operator {
   GatherConfig config_;
   Problem problem_;
   cuda::Kernel kernel_;
+  mutable cuda::Kernel expand_;  ///< Once it is needed.
   cuda::DeviceBuffer stream_, warps_, strips_, places_, groups_;
 };
 
@@ -115,6 +144,7 @@ class GatherFamily final : public Family {
         }
       }
     }
+    sources.add(gather_expand_source());
     return std::move(sources).take();
   }
 };

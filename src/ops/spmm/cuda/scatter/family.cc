@@ -1,7 +1,10 @@
 // The scatter family: dense tiles made of nonzeros in shared memory, tens of tokens.
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "base/check.h"
+#include "cuda/device_text.h"
 #include "cuda/kernel.h"
 #include "cuda/memory.h"
 #include "ops/spmm/cuda/families.h"
@@ -11,6 +14,12 @@
 
 namespace rarefy::gpu {
 namespace {
+
+/// The same for every configuration and dtype.
+cuda::Source scatter_expand_source() {
+  return {.name = "scatter.expand",
+          .text = std::string(cuda::device_text("ops/spmm/cuda/scatter/expand.cu"))};
+}
 
 class ScatterOperator final : public Operator {
  public:
@@ -58,6 +67,24 @@ class ScatterOperator final : public Operator {
     return stream_.size() + blocks_.size() + table_.size() + groups_.size();
   }
 
+  [[nodiscard]] bool expands() const override { return true; }
+
+  void expand(const cuda::Stream& stream, cuda::abi::CUdeviceptr dense) const override {
+    if (problem_.m == 0 || problem_.k == 0) return;
+    cuda::fill_bytes(stream, dense, 0,
+                     static_cast<std::size_t>(problem_.m * problem_.k) * size_of(problem_.weight));
+    if (!expand_)
+      expand_ = cuda::Kernel(stream.device(), scatter_expand_source(), "expand_scatter");
+    // Some blocks a multiprocessor, however few a pass has.
+    constexpr int kBlocks = 528;
+    const int turns = std::clamp(kBlocks / config_.blocks(), 1, 64);
+    expand_.launch(stream,
+                   {.grid = {static_cast<unsigned>(config_.blocks()), static_cast<unsigned>(turns)},
+                    .threads = 256},
+                   stream_.address(), blocks_.address(), table_.address(), groups_.address(),
+                   config_.rows, config_.split, dense, static_cast<long long>(problem_.k));
+  }
+
   [[nodiscard]] std::unique_ptr<Operator> copy(const cuda::Stream& stream) const override {
     return std::unique_ptr<Operator>(new ScatterOperator(*this, stream));
   }
@@ -67,6 +94,7 @@ class ScatterOperator final : public Operator {
       : config_(from.config_),
         problem_(from.problem_),
         kernel_(from.kernel_),
+        expand_(from.expand_),
         stream_(cuda::copy_on_device(stream, from.stream_)),
         blocks_(cuda::copy_on_device(stream, from.blocks_)),
         table_(cuda::copy_on_device(stream, from.table_)),
@@ -77,6 +105,7 @@ class ScatterOperator final : public Operator {
   ScatterConfig config_;
   Problem problem_;
   cuda::Kernel kernel_;
+  mutable cuda::Kernel expand_;  ///< Once it is needed.
   cuda::DeviceBuffer stream_, blocks_, table_, groups_;
   int rounds_ = 0, stages_ = 0;
 };
@@ -125,6 +154,7 @@ class ScatterFamily final : public Family {
       }
     }
     add(DType::kBF16, 14336, 32, 0.1);
+    sources.add(scatter_expand_source());
     return std::move(sources).take();
   }
 };

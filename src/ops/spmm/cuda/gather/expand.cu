@@ -1,0 +1,57 @@
+// The gather format back as dense rows, for products of many tokens: `dense` is zeros, and every
+// nonzero is stored where it belongs.
+//
+// Blocks (i, …) take what block i of gather.cu multiplies, its warps the same chunks, one in turn.
+#include "cuda/number.cuh"
+
+constexpr int kChunkWords = 128, kPairs = 4;
+
+struct alignas(16) GatherWarp {  // As in gather.cu.
+  u64 first;
+  u32 chunks;
+  u32 strip;
+  u32 left;
+  u32 slot;
+  u32 pad[2];
+};
+
+struct GatherStrip {
+  u32 chunks;
+  u16 first_slot, slots;
+};
+
+/// @param strips of a block
+/// @param split blocks that share a tile
+/// @param columns of a block
+extern "C" __global__ void expand_gather(const u32* stream, const GatherWarp* warps,
+                                         const GatherStrip* table, const u16* places,
+                                         const i32* groups, int strips, int split, int columns,
+                                         u16* dense, i64 k) {
+  const GatherWarp work = warps[blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32];
+  const u32 lane = threadIdx.x % 32;
+  // The lane's value in a word is of row r and of the column in `from`'s word (gather.cu).
+  const u32 g = lane / 4, t = lane % 4, e = t ^ lane / 8;
+  const u32 r = g + 8 * (e % 2), from = e * 8 + 2 * t + g % 2;
+  u16* const out = dense + static_cast<i64>(blockIdx.x % split) * columns;
+  const u32* words = stream + work.first * kChunkWords;
+  const GatherStrip* const of_block = table + static_cast<i64>(blockIdx.x) * strips;
+  u32 strip = work.strip, left = work.left;
+  for (u32 i = 0; i < work.chunks; ++i, words += kChunkWords) {
+    if (i % gridDim.y == blockIdx.y) {
+      const u32 place = places[(static_cast<i64>(blockIdx.x) * strips + strip) * 16 + r];
+      const i64 group = groups[blockIdx.x / split * strips + place / 16];
+      u16* const row = out + (group + place % 16) * k;
+      for (int pair = 0; pair < kPairs; ++pair) {
+        const u16 value = static_cast<u16>(words[lane * kPairs + pair]);
+        const u32 at = words[from * kPairs + pair] >> 16;
+        if (value != 0) row[at ^ (at >> 3 & 7)] = value;  // Swizzling twice is the way back.
+      }
+    }
+    if (--left == 0) {
+      do {
+        ++strip;
+      } while (strip < static_cast<u32>(strips) && of_block[strip].chunks == 0);
+      left = strip < static_cast<u32>(strips) ? of_block[strip].chunks : ~0u;
+    }
+  }
+}

@@ -1,0 +1,116 @@
+// Device texts that write weights out as dense rows, run thread by thread on the CPU: they neither
+// wait for each other nor share memory.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <vector>
+
+#include "cuda/number.cuh"
+#include "family_on_device.h"
+#include "ops/spmm/cuda/gather/gather_pack.h"
+#include "ops/spmm/cuda/scatter/scatter_pack.h"
+
+namespace text {
+
+struct Dim {
+  unsigned x = 0, y = 0;
+};
+thread_local Dim threadIdx, blockIdx, blockDim, gridDim;
+#define __global__
+#define __launch_bounds__(...)
+
+namespace gather {
+#include "ops/spmm/cuda/gather/expand.cu"
+}
+namespace scatter {
+#include "ops/spmm/cuda/scatter/expand.cu"
+}
+
+template <class Run>
+void launch(Dim grid, unsigned threads, const Run& run) {
+  gridDim = grid;
+  blockDim = {threads, 1};
+  for (blockIdx.x = 0; blockIdx.x < grid.x; ++blockIdx.x)
+    for (blockIdx.y = 0; blockIdx.y < grid.y; ++blockIdx.y)
+      for (threadIdx.x = 0; threadIdx.x < threads; ++threadIdx.x) run();
+}
+
+}  // namespace text
+
+namespace rarefy::gpu {
+namespace {
+
+struct Size {
+  std::int64_t rows, cols;
+};
+constexpr Size kSizes[] = {{150, 803}, {300, 1000}};
+
+/// Calls `check(csr, rows, expected)` for weights of every pattern.
+template <class Check>
+void for_every_weight(const Check& check) {
+  for (const Pattern pattern : kEveryPattern) {
+    for (const auto& [rows, cols] : kSizes) {
+      const TestWeight weight({rows, cols, pattern, 0.1}, DType::kF16);
+      const auto& csr = dynamic_cast<const CsrMatrix&>(*weight.csr);
+      std::vector<std::uint16_t> expected(static_cast<std::size_t>(rows * cols));
+      csr.read_rows(0, rows, expected.data());
+      SCOPED_TRACE(testing::to_string(pattern));
+      check(csr, expected);
+    }
+  }
+}
+
+TEST(ExpandText, GatherReturnsEveryBit) {
+  for_every_weight([](const CsrMatrix& csr, const std::vector<std::uint16_t>& expected) {
+    const auto strips = static_cast<int>((csr.rows() + 15) / 16);
+    for (const int split : {1, 2, 4}) {
+      for (const int tiles : {1, 3}) {
+        for (const unsigned turns : {1U, 3U}) {
+          const GatherConfig config{
+              .split = split,
+              .tiles = tiles,
+              .strips = (strips + tiles - 1) / tiles,
+              .columns = static_cast<int>(((csr.cols() + split - 1) / split + 7) / 8 * 8)};
+          const GatherArrays arrays = pack_gather(csr, config, default_pool());
+          std::vector<std::uint16_t> dense(expected.size());
+          text::launch(
+              {static_cast<unsigned>(config.blocks()), turns},
+              static_cast<unsigned>(config.warps) * 32, [&] {
+                text::gather::expand_gather(
+                    arrays.stream.data(),
+                    reinterpret_cast<const text::gather::GatherWarp*>(arrays.warps.data()),
+                    reinterpret_cast<const text::gather::GatherStrip*>(arrays.strips.data()),
+                    arrays.places.data(), arrays.groups.data(), config.strips, config.split,
+                    config.columns, dense.data(), csr.cols());
+              });
+          EXPECT_EQ(dense, expected) << "split " << split << ", " << tiles << " tiles";
+        }
+      }
+    }
+  });
+}
+
+TEST(ExpandText, ScatterReturnsEveryBit) {
+  for_every_weight([](const CsrMatrix& csr, const std::vector<std::uint16_t>& expected) {
+    const Problem problem{.m = csr.rows(), .k = csr.cols(), .n = 64};
+    const std::vector<ScatterConfig> configs = scatter_configs(problem, 0.1, cuda::h100_facts());
+    ASSERT_FALSE(configs.empty());
+    for (const ScatterConfig& config : configs) {
+      for (const unsigned turns : {1U, 3U}) {
+        const ScatterArrays arrays = pack_scatter(csr, config, default_pool());
+        std::vector<std::uint16_t> dense(expected.size());
+        text::launch({static_cast<unsigned>(config.blocks()), turns}, text::scatter::kThreads, [&] {
+          text::scatter::expand_scatter(
+              arrays.stream.data(),
+              reinterpret_cast<const text::scatter::ScatterBlock*>(arrays.blocks.data()),
+              arrays.stages.data(), arrays.groups.data(), config.rows, config.split, dense.data(),
+              csr.cols());
+        });
+        EXPECT_EQ(dense, expected) << config.name();
+      }
+    }
+  });
+}
+
+}  // namespace
+}  // namespace rarefy::gpu
