@@ -1,4 +1,4 @@
-"""One token after the other, in three ways: eagerly, and on a GPU by a CUDA graph of a step, and by what inductor compiles and records.
+"""One token after the other: eagerly, and on a GPU by a CUDA graph of a step, as it is or compiled, and as transformers compiles it.
 
 Where the time of a step goes on a GPU is told apart, too: its linear layers alone, and all kernels that it runs.
 """
@@ -110,11 +110,12 @@ class Generation:
 
 
 class Graph:
-    """A step with its choice of the next token in a CUDA graph: replays alone generate."""
+    """A step with its choice of the next token in a CUDA graph, as it is or compiled: replays alone generate."""
 
     @torch.no_grad()
-    def __init__(self, model: LlamaForCausalLM, tokens: int):
+    def __init__(self, model: LlamaForCausalLM, tokens: int, compiled: bool = False):
         self.model, self.tokens = model, tokens
+        self.forward = torch.compile(model, fullgraph=True, dynamic=False) if compiled else model
         self.cache = static_cache(model, tokens)
         self.token = torch.zeros(1, 1, dtype=torch.long, device=model.device)
         self._prefill()
@@ -125,7 +126,7 @@ class Graph:
         self._take(self.model(prompt(self.model), past_key_values=self.cache, logits_to_keep=1).logits)
 
     def _step(self) -> None:
-        self._take(self.model(self.token, past_key_values=self.cache).logits)
+        self._take(self.forward(self.token, past_key_values=self.cache).logits)
 
     def _take(self, logits: torch.Tensor) -> None:
         self.seen = logits
@@ -187,6 +188,7 @@ GPU_COLUMNS = ("linear_ms", "off_eager", "kernels", "kernels_ms")
 WAYS: dict[str, Callable[[LlamaForCausalLM, int], Any]] = {
     "decode": Generation,
     "decode, graph": Graph,
+    "decode, graph of what is compiled": lambda model, tokens: Graph(model, tokens, compiled=True),
     "decode, compiled": lambda model, tokens: Generation(model, tokens, compiled=True),
 }
 
@@ -214,7 +216,7 @@ def compare(models: dict[str, LlamaForCausalLM], tokens: int, turns: int, deadli
                 print("  logits off those of eager by " + ", ".join(f"{error:.1e} ({name})" for name, error in off.items()))
                 for row in rows:
                     row |= {"linear_ms": round(linear[row["model"]], 4), "off_eager": round(off[row["model"]], 6)}
-                    if way == "decode, graph":
+                    if isinstance(runs[row["model"]], Graph):
                         row |= _kernels_of(row["model"], runs[row["model"]].graph)
         except Exception as error:  # No triton, say: the others are worth having.
             if not on_gpu:

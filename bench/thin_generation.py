@@ -4,8 +4,8 @@
 
 The model has Llama's architecture and 1.04 billion random weights in bfloat16, as `rarefy bench --random 1b` has.
 Dense and thin share everything but the Linear layers; "stacked" is thin with layers of one input in one product (`rarefy.stack`). They
-take turns; what counts is the median over the turns. On a GPU tokens are generated in three ways (bench/decode_ways.py): eagerly, by a
-CUDA graph of a step, and compiled, with transformers' static cache.
+take turns; what counts is the median over the turns. On a GPU tokens are generated in four ways (bench/decode_ways.py): eagerly, by a
+CUDA graph of a step, as it is or compiled, and by `generate()` with a static cache, which compiles the model.
 """
 
 from __future__ import annotations
