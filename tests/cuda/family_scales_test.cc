@@ -31,7 +31,8 @@ TEST(FamilyScales, AreTheMedianOfTheNewestAtTheNearestTokens) {
   for (const double ratio : {2.0, 1.2, 1.4}) scales.learn("gather.n8", problem_of(8), ratio);
   scales.learn("gather.n8", problem_of(4096), 0.5);
   EXPECT_EQ(scales.of("gather.n16", problem_of(16)), 1.4);
-  EXPECT_EQ(scales.of("gather.n16", problem_of(512)), 0.5);
+  EXPECT_EQ(scales.of("gather.n16", problem_of(1024)), 0.5);
+  EXPECT_EQ(scales.of("gather.n16", problem_of(128)), 1) << "too far from either";
   for (int i = 0; i < 9; ++i) scales.learn("gather.n8", problem_of(7), 3);  // 5 to 8 are alike.
   EXPECT_EQ(scales.of("gather.n8", problem_of(8)), 3);
 }

@@ -7,12 +7,15 @@
 #include <cstdint>
 #include <cstdlib>
 #include <filesystem>
+#include <optional>
 
 #include "base/cache_folder.h"
 #include "base/check.h"
 #include "base/files.h"
 #include "base/hash.h"
 #include "cuda/compiler.h"
+#include "ops/spmm/cuda/device_calibration.h"
+#include "ops/spmm/kernel_hash.h"
 
 namespace rarefy::gpu {
 namespace {
@@ -21,8 +24,8 @@ namespace {
 constexpr std::size_t kKept = 9;
 /// What lies outside is a mistake, not a cost model.
 constexpr double kMostOff = 1000;
-/// Raised when estimates change so much that older ratios mislead.
-constexpr int kVersion = 1;
+/// Of n in powers of two: what is further away tells nothing.
+constexpr int kFarthest = 2;
 
 bool is_sane(double ratio) {
   return ratio > 1 / kMostOff && ratio < kMostOff;
@@ -39,8 +42,12 @@ std::string segment(const std::string& name, std::size_t begin) {
 }
 
 Json key_of(const cuda::DeviceFacts& device) {
-  return {
-      {"version", kVersion}, {"device", device.name}, {"compiler", cuda::compiler_state().version}};
+  // Hybrids are estimated by the calibration that is there.
+  const std::optional<BlockCalibration> calibration = kept_device_calibration(device);
+  return {{"kernels", device_kernel_source_hash()},
+          {"device", device.name},
+          {"compiler", cuda::compiler_state().version},
+          {"calibrated", calibration ? calibration->date : ""}};
 }
 
 std::filesystem::path path_of(const Json& key) {
@@ -76,7 +83,7 @@ double FamilyScales::of(const std::string& candidate, const Problem& problem) co
   for (const auto& [kind, ratios] : ratios_) {
     if (kind.family != wanted.family || kind.weight != wanted.weight) continue;
     const int distance = std::abs(kind.bucket - wanted.bucket);
-    if (nearest != nullptr && distance >= least) continue;
+    if (distance > kFarthest || (nearest != nullptr && distance >= least)) continue;
     nearest = &ratios;
     least = distance;
   }

@@ -14,7 +14,8 @@ namespace rarefy::gpu {
 class FamilyScales {
  public:
   /// What a candidate's estimate is to be multiplied with: the median of measured over estimated of
-  /// its family on weights of the same dtype, with about as many tokens. 1 where there was none.
+  /// its family on weights of the same dtype, with a quarter to four times as many tokens. 1 where
+  /// there was none.
   [[nodiscard]] double of(const std::string& candidate, const Problem& problem) const;
 
   /// A search measured `ratio` times the estimate for the fastest kernel of the candidate's family.
@@ -41,8 +42,9 @@ class FamilyScales {
 /// What a candidate's estimate is modelled by: "composed", "decode.lane", "hybrid.gather".
 std::string family_of(const std::string& candidate);
 
-/// The scales of a device and compiler in the cache folder. Whatever is wrong with the file, there
-/// are none; one that cannot be written costs the next search its hints.
+/// The scales of a device, its calibration, a compiler and this build in the cache folder. Whatever
+/// is wrong with the file, there are none; one that cannot be written costs the next search its
+/// hints.
 FamilyScales read_scales(const cuda::DeviceFacts& device);
 void write_scales(const cuda::DeviceFacts& device, const FamilyScales& scales);
 

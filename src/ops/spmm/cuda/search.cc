@@ -4,15 +4,13 @@
 #include <chrono>
 #include <cstring>
 #include <limits>
-#include <map>
 #include <optional>
 #include <random>
-#include <set>
-#include <string>
 
 #include "base/check.h"
 #include "cuda/memory.h"
 #include "cuda/timing.h"
+#include "ops/spmm/cuda/candidate_order.h"
 #include "ops/spmm/cuda/choice_cache.h"
 #include "ops/spmm/cuda/family_scales.h"
 
@@ -81,44 +79,6 @@ std::vector<Tried> take_out_refused(std::vector<Candidate>& candidates, const We
     return true;
   });
   return refused;
-}
-
-/// No estimate was off by so much (docs/gpu.md).
-constexpr double kHopeless = 4;
-
-/// Names of the `of_each` best estimates of every family that is not hopeless: families' models err
-/// differently, and one with many kernels that are alike would crowd out the others. `candidates`:
-/// the best estimate first.
-std::set<std::string> leaders(const std::vector<Candidate>& candidates, int of_each) {
-  std::set<std::string> best;
-  std::map<std::string, int> seen;
-  for (const Candidate& c : candidates) {
-    if (c.estimate_us > kHopeless * candidates.front().estimate_us) break;
-    if (seen[c.name.substr(0, c.name.find('.'))]++ < of_each) best.insert(c.name);
-  }
-  return best;
-}
-
-/// Estimates as they were learned to come out, the best first.
-void correct(std::vector<Candidate>& candidates, const Problem& problem,
-             const FamilyScales& scales) {
-  for (Candidate& c : candidates) c.estimate_us *= scales.of(c.name, problem);
-  std::ranges::stable_sort(candidates, {}, &Candidate::estimate_us);
-}
-
-/// Adds what a search has measured: of each family its fastest kernel.
-void learn(FamilyScales& scales, const Problem& problem, const std::vector<Tried>& tried) {
-  std::map<std::string, const Tried*> fastest;
-  for (const Tried& t : tried) {
-    if (t.measured_us <= 0 || t.estimate_us <= 0) continue;
-    const Tried*& best = fastest[family_of(t.name)];
-    if (best == nullptr || t.measured_us < best->measured_us) best = &t;
-  }
-  FamilyScales learned = scales;
-  for (const auto& [family, best] : fastest)
-    learned.learn(best->name, problem,
-                  best->measured_us / best->estimate_us * scales.of(best->name, problem));
-  scales = std::move(learned);
 }
 
 /// Place of the kernel that is taken: the fastest, or, of those within `factor` of it, the fastest
@@ -221,11 +181,11 @@ Choice choose(const Weight& weight, const Problem& problem, const cuda::Stream& 
     }
   }
 
+  const std::set<std::string> leading = leaders(candidates, options.measure_best / 12);
   FamilyScales scales = options.learn ? read_scales(device.facts()) : FamilyScales();
   correct(candidates, problem, scales);
 
   // The best estimates first, behind them what is measured anyway, then the rest.
-  const std::set<std::string> leading = leaders(candidates, options.measure_best / 12);
   const std::size_t best =
       std::min(candidates.size(), static_cast<std::size_t>(std::max(options.measure_best, 1)));
   const auto rest = std::stable_partition(
@@ -264,8 +224,9 @@ Choice choose(const Weight& weight, const Problem& problem, const cuda::Stream& 
     const Candidate& c = candidates[i];
     const std::chrono::duration<double> spent = std::chrono::steady_clock::now() - start;
     Tried passed{.name = c.name, .estimate_us = c.estimate_us};
+    const bool anyway = c.always || leading.contains(c.name);
     const bool hopeless =
-        choice.op != nullptr && !c.always && c.estimate_us > kHopeless * choice.time_us;
+        choice.op != nullptr && !anyway && c.estimate_us > kHopeless * choice.time_us;
     if (i >= count || hopeless) {
       passed.reason = "not measured: estimate";
     } else if (!complaints[i].empty()) {

@@ -17,7 +17,7 @@ namespace rarefy::gpu {
 
 struct SearchOptions {
   int measure_best = 24;       ///< Candidates that are compiled and measured, beside dense ones and
-                               ///< the best two of every family.
+                               ///< a twelfth as many of every family that is not hopeless.
   double time_budget_s = 2.0;  ///< Measuring stops after this long.
   std::string only;            ///< Candidates whose name starts with this; empty: all.
   double given_for_bytes = 1;  ///< Of the kernels within this factor of the fastest, the smallest
