@@ -52,7 +52,7 @@ struct BlockTiming {
   int block_rows = 64, block_cols = 64;
   double density = 0.5;
   double dense_ns = 0, sparse_ns = 0;  ///< For 1024 positions of the present blocks.
-  double call_us = 0, whole_ns = 0;    ///< As those of a curve.
+  double call_us = 0, whole_ns = 0;    ///< A curve has their means.
 };
 
 struct BlockCalibration {

@@ -8,8 +8,8 @@
 namespace rarefy {
 
 /// Share of zeros of one block of many: 0.30 + 0.69·u^g with u uniform in [0, 1); the mean
-/// 0.30 + 0.69 / (1 + g) gives g (the shape that CROSS, HPCA 2025, reports for Llama-2-7B). An
-/// overall share outside of that range narrows the range around itself.
+/// 0.30 + 0.69 / (1 + g) gives g (the shape that CROSS, HPCA 2025, reports for Llama-2-7B). For
+/// overall shares below 0.31 from 0 to twice as many, from 0.989 on all the same.
 double skewed_block_zeros(double overall, double u);
 
 /// Densities of rows, exp(0.8 z) with z standard normal (Box-Muller), scaled so that their mean,

@@ -88,10 +88,9 @@ void run(const Flags& flags, const Session& session) {
       on_gpu ? calibrate_device(options, session.progress())
              : session.make_planner().calibrate(options, session.progress());
   if (session.json) return print_json(as_json(found));
-  std::printf(
-      "%s, %s; ns for 1024 positions of a weight at density d. Plans made before keep what they "
-      "found\n%s",
-      found.device.c_str(), found.date.c_str(), table_of(found.curves).text().c_str());
+  std::printf("%s, %s; ns for 1024 positions of a weight at density d.%s\n%s", found.device.c_str(),
+              found.date.c_str(), on_gpu ? "" : " Plans made before keep what they found",
+              table_of(found.curves).text().c_str());
 }
 
 }  // namespace

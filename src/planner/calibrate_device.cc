@@ -65,13 +65,13 @@ class DeviceSideTimer final : public planning::SideTimer {
   /// longer than all timings.
   void compile_ahead(Progress& progress) {
     std::map<std::string, cuda::Source> sources;  // By text: many kernels serve several problems.
-    const auto add = [&](const Checkerboard& weight, bool few, bool with_sparse) {
+    const auto add = [&](const Checkerboard& weight, bool with_sparse) {
       const PatternStats pattern = pattern_stats(weight, pool_);
       for (const DType dtype : options_.dtypes) {
         for (const std::int64_t n : options_.ns) {
           dtype_ = dtype;
           std::vector<gpu::Candidate> all = ranked(pattern, problem(n), kBlockKernels, kMost);
-          if (with_sparse && !few) {
+          if (with_sparse) {
             for (gpu::Candidate& c : ranked(pattern, rest_problem(n), kSparseKernels, 1))
               all.push_back(std::move(c));
           }
@@ -84,10 +84,10 @@ class DeviceSideTimer final : public planning::SideTimer {
       const bool first = block == options_.blocks.front();
       for (const double sparsity : options_.sparsities) {
         if (!first && sparsity != options_.sparsities.front()) continue;
-        add({options_, options_.dtypes.front(), block, 1 - sparsity}, false, first);
+        add({options_, options_.dtypes.front(), block, 1 - sparsity}, first);
       }
       add({options_, options_.dtypes.front(), block, 1 - options_.sparsities.front(), kFewBlocks},
-          true, false);
+          false);
     }
     std::vector<const cuda::Source*> list;
     list.reserve(sources.size());
@@ -169,8 +169,8 @@ class DeviceSideTimer final : public planning::SideTimer {
   double sparse_us(std::int64_t n) {
     const gpu::Problem rest = rest_problem(n);
     std::string& kernel = sparse_kernels_[{dtype_, n, density_}];
-    const Fastest found = kernel.empty() ? fastest(*half_, rest, kSparseKernels, 1)
-                                         : fastest(*half_, rest, {{kernel}}, 1);
+    Fastest found = kernel.empty() ? Fastest{} : by_name(*half_, rest, kernel);
+    if (found.us == kNever) found = fastest(*half_, rest, kSparseKernels, 1);
     require_found(found.us, "nonzeros", n);
     kernel = found.kernel;
     return found.us;
@@ -205,12 +205,25 @@ class DeviceSideTimer final : public planning::SideTimer {
     return best;
   }
 
-  /// The fastest of them.
+  /// One candidate; `kNever` where there is none of that name for this weight.
+  [[nodiscard]] Fastest by_name(const HostWeight& host, const gpu::Problem& problem,
+                                const std::string& name) const {
+    const std::optional<gpu::Candidate> c =
+        gpu::find_candidate(problem, *host.weight().pattern, stream_.device().facts(), name);
+    return c ? fastest_of(host, problem, {*c}) : Fastest{};
+  }
+
+  /// The fastest of the best estimates.
   Fastest fastest(const HostWeight& host, const gpu::Problem& problem, const Names& names,
                   std::size_t most) const {
+    return fastest_of(host, problem, ranked(*host.weight().pattern, problem, names, most));
+  }
+
+  [[nodiscard]] Fastest fastest_of(const HostWeight& host, const gpu::Problem& problem,
+                                   const std::vector<gpu::Candidate>& candidates) const {
     const gpu::Weight& weight = host.weight();
     Fastest best;
-    for (const gpu::Candidate& c : ranked(*weight.pattern, problem, names, most)) {
+    for (const gpu::Candidate& c : candidates) {
       try {
         const double us = gpu::measure(*c.build(weight, stream_), problem, stream_, kBudgetUs).us;
         if (us < best.us) best = {c.name, us};
@@ -286,11 +299,8 @@ std::optional<BlockCalibration> device_calibration(std::string* reason) {
 
 BlockCurve device_curve(DType dtype, std::int64_t n) {
   const cuda::DeviceFacts& device = cuda::Device::get().facts();
-  const BlockCalibration ordinary = gpu::ordinary_calibration(device);
-  const std::optional<BlockCalibration> kept = gpu::kept_device_calibration(device);
-  const BlockCurve* curve = kept ? kept->curve(dtype, n) : nullptr;
-  if (curve == nullptr) curve = ordinary.curve(dtype, n);
-  return curve != nullptr ? *curve : *ordinary.curve(DType::kF16, n);
+  const DType half = dtype == DType::kF32 ? DType::kF16 : dtype;
+  return *gpu::calibration_or_ordinary(device, half).curve(half, n);
 }
 
 }  // namespace rarefy

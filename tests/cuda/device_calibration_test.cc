@@ -44,7 +44,10 @@ TEST(DeviceCalibration, IsUsedOnItsOwnDeviceAndSaysSoOnOthers) {
   keep_device_calibration(mine, made);
   ASSERT_TRUE(kept_device_calibration(mine, &reason));
   EXPECT_EQ(reason, "");
-  EXPECT_EQ(calibration_or_ordinary(mine).curves[0].dense_ns, 3);
+  EXPECT_EQ(calibration_or_ordinary(mine, DType::kBF16).curves[0].dense_ns, 3);
+  EXPECT_EQ(calibration_or_ordinary(mine, DType::kF16).curves.size(),
+            ordinary_calibration(mine).curves.size())
+      << "a dtype that was not calibrated";
 
   cuda::DeviceFacts other = mine;
   other.name = "another GPU";
@@ -53,7 +56,7 @@ TEST(DeviceCalibration, IsUsedOnItsOwnDeviceAndSaysSoOnOthers) {
   EXPECT_NE(reason.find("is of another device (my GPU"), std::string::npos) << reason;
   EXPECT_EQ(heard.find("calibration not used"), 0U) << heard;
   EXPECT_EQ(heard.find("calibration not used", 1), std::string::npos) << "said twice: " << heard;
-  EXPECT_EQ(calibration_or_ordinary(other).curves.size(),
+  EXPECT_EQ(calibration_or_ordinary(other, DType::kBF16).curves.size(),
             ordinary_calibration(other).curves.size());
   set_log({});
   unsetenv("RAREFY_CACHE");

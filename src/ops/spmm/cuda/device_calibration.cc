@@ -51,12 +51,17 @@ std::optional<BlockCalibration> kept_device_calibration(const cuda::DeviceFacts&
                                                         std::string* reason) {
   const CalibrationKey key = device_calibration_key(device);
   KnownOnes& ones = known_ones();
-  const std::scoped_lock lock(ones.mutex);
-  const auto [at, is_new] = ones.by_key.try_emplace(place_of(key));
-  Known& known = at->second;
-  if (is_new) known.calibration = find_calibration(cache_folder(), key, known.reason);
-  if (reason != nullptr) *reason = known.reason;
-  return known.calibration;
+  std::unique_lock lock(ones.mutex);
+  auto at = ones.by_key.find(place_of(key));
+  if (at == ones.by_key.end()) {
+    lock.unlock();  // It may log, and whoever listens may ask again.
+    Known found;
+    found.calibration = find_calibration(cache_folder(), key, found.reason);
+    lock.lock();
+    at = ones.by_key.try_emplace(place_of(key), std::move(found)).first;
+  }
+  if (reason != nullptr) *reason = at->second.reason;
+  return at->second.calibration;
 }
 
 void keep_device_calibration(const cuda::DeviceFacts& device, const BlockCalibration& calibration) {
@@ -99,9 +104,9 @@ BlockCalibration ordinary_calibration(const cuda::DeviceFacts& device) {
   return made;
 }
 
-BlockCalibration calibration_or_ordinary(const cuda::DeviceFacts& device) {
+BlockCalibration calibration_or_ordinary(const cuda::DeviceFacts& device, DType dtype) {
   const std::optional<BlockCalibration> kept = kept_device_calibration(device);
-  return kept ? *kept : ordinary_calibration(device);
+  return kept && kept->curve(dtype, 1) != nullptr ? *kept : ordinary_calibration(device);
 }
 
 }  // namespace rarefy::gpu

@@ -29,6 +29,6 @@ void keep_device_calibration(const cuda::DeviceFacts& device, const BlockCalibra
 BlockCalibration ordinary_calibration(const cuda::DeviceFacts& device);
 
 /// What was kept, else what is ordinary.
-BlockCalibration calibration_or_ordinary(const cuda::DeviceFacts& device);
+BlockCalibration calibration_or_ordinary(const cuda::DeviceFacts& device, DType dtype);
 
 }  // namespace rarefy::gpu

@@ -150,7 +150,7 @@ class HybridFamily final : public Family {
                                                   const PatternStats& pattern,
                                                   const cuda::DeviceFacts& device) const override {
     std::vector<Candidate> best;
-    const BlockCalibration calibration = calibration_or_ordinary(device);
+    const BlockCalibration calibration = calibration_or_ordinary(device, problem.weight);
     const BlockCurve* curve = calibration.curve(problem.weight, problem.n);
     if (curve == nullptr) return best;
     const auto crossing = [&](int side) { return crossing_of(calibration, *curve, side); };
