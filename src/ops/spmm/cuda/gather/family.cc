@@ -1,4 +1,4 @@
-// The gather family: lists of nonzeros on tensor cores, few tokens.
+// The gather family: lists of nonzeros on tensor cores, for few tokens, and at 99 % zeros for many.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -59,6 +59,9 @@ class GatherOperator final : public Operator {
     return stream_.size() + warps_.size() + strips_.size() + places_.size() + groups_.size();
   }
 
+  [[nodiscard]] std::int64_t tokens_a_pass() const override {
+    return std::int64_t{config_.token_tiles} * 8;
+  }
   [[nodiscard]] bool expands() const override { return true; }
 
   void expand(const cuda::Stream& stream, cuda::abi::CUdeviceptr dense) const override {
@@ -108,6 +111,9 @@ class GatherFamily final : public Family {
                                  const cuda::DeviceFacts& device) const override {
     if (device.major < 9) return Support::no("needs compute capability 9.0");
     if (Support support = supports_halves(problem); !support) return support;
+    constexpr std::int64_t kMostTokens = std::int64_t{8} * 65535;  // The grid's second side.
+    if (problem.n > kMostTokens)
+      return Support::no(fmt::format("is for at most {} tokens, got {}", kMostTokens, problem.n));
     if (gather_configs(problem, device).empty())
       return Support::no(
           fmt::format("the activations of {} columns, or the sums of {} rows, do not fit in the "

@@ -1,4 +1,4 @@
-// C = act(A·B + bias) + residual for few tokens and a very sparse A: activations gathered by
+// C = act(A·B + bias) + residual for a very sparse A: activations gathered by
 // ldmatrix, multiplied by tensor cores, sm_90 on.
 //
 // B lies in shared memory, eight tokens of a column in 16 bytes. A strip is 16 rows; in a step each

@@ -32,6 +32,7 @@ bool worth(int token_tiles, std::int64_t n) {
 /// From so many tokens on, blocks take tokens rather than rows: a block that has brought the
 /// activations of its tokens to shared memory multiplies as many rows with them as it has room for.
 constexpr std::int64_t kFewestForTall = 65;
+/// Up to so many blocks may own rows.
 constexpr std::int64_t kMostForRows = 128;
 
 /// Mean over strips of their longest row, when strips are made of rows of like length.

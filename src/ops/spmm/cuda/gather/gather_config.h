@@ -17,7 +17,7 @@ struct GatherConfig {
   int tiles = 1;      ///< Clusters, along rows.
   int strips = 1;     ///< Of 16 rows, a tile.
   int columns = 8;    ///< Of a block: a multiple of 8.
-  bool tall = false;  ///< As few tiles as hold all rows, side by side for many tokens.
+  bool tall = false;  ///< Tiles as high as shared memory allows: blocks divide tokens, not rows.
 
   static constexpr int kStripRows = 16;
   static constexpr int kChunkSteps = 8;  ///< In a step, each row of a strip has one nonzero.

@@ -67,6 +67,9 @@ class ScatterOperator final : public Operator {
     return stream_.size() + blocks_.size() + table_.size() + groups_.size();
   }
 
+  [[nodiscard]] std::int64_t tokens_a_pass() const override {
+    return std::int64_t{config_.slabs} * 16;
+  }
   [[nodiscard]] bool expands() const override { return true; }
 
   void expand(const cuda::Stream& stream, cuda::abi::CUdeviceptr dense) const override {
