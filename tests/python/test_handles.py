@@ -80,17 +80,36 @@ def test_copies_are_read_back_but_not_while_a_graph_records(monkeypatch):
         ops.handles.read_back(weight.handle.clone().as_subclass(Copy), "weight")
 
 
-def test_no_address_is_used_twice(monkeypatch):
+@pytest.fixture
+def slots(monkeypatch):
+    """Memory for handles, on the CPU, three at a time."""
+    monkeypatch.setattr(ops.handles, "_SLOTS", 3)
+    monkeypatch.setattr(ops.handles, "_chunks", [])
+    monkeypatch.setattr(ops.handles, "_free", {})
+    return lambda: ops.handles._slot(torch.device("cpu"))
+
+
+def test_no_address_is_used_twice(slots):
     """Inductor finds its graphs by the addresses that they were recorded with."""
-    handles = ops.handles
-    monkeypatch.setattr(handles, "_SLOTS", 3)
-    monkeypatch.setattr(handles, "_chunks", [])
-    slots, seen = handles._new_slots(torch.device("cpu")), []
+    seen = []
     for _ in range(10):
-        seen.append(next(slots).data_ptr())
+        seen.append(slots().data_ptr())
         gc.collect()
-    assert len(set(seen)) == 10 and len(handles._chunks) == 4
+    assert len(set(seen)) == 10 and len(ops.handles._chunks) == 4
     assert all(address % 16 == 0 for address in seen)
+
+
+def test_memory_that_was_short_once_may_come_later(slots, monkeypatch):
+    def refuse(*sizes, **options):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    first = [slots().data_ptr() for _ in range(3)]
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "empty", refuse)
+        for _ in range(2):
+            with pytest.raises(torch.OutOfMemoryError):
+                slots()
+    assert slots().data_ptr() not in first
 
 
 def place(weight):

@@ -22,7 +22,6 @@ would wait for the GPU: its address names the weight. A copy has another address
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -40,22 +39,25 @@ def on_cpu(matrix: _core.Matrix) -> Tensor:
 
 _SLOTS = 4096
 _chunks: list[Tensor] = []  # For ever.
-_slots: dict[int, Iterator[Tensor]] = {}
+_free: dict[torch.device, list[Tensor]] = {}
 _lock = threading.Lock()
 
 
-def _new_slots(device: torch.device) -> Iterator[Tensor]:
-    """Memory for handles, at multiples of 16 bytes, which inductor asks for."""
-    while True:
-        _chunks.append(torch.empty(_SLOTS, 2, dtype=torch.int64, device=device))
-        yield from _chunks[-1].unbind()
+def _slot(device: torch.device) -> Tensor:
+    """Memory for a handle, at a multiple of 16 bytes, which inductor asks for. None is given twice."""
+    with _lock:
+        free = _free.setdefault(device, [])
+        if not free:
+            chunk = torch.empty(_SLOTS, 2, dtype=torch.int64, device=device)  # May raise; the next call tries anew.
+            _chunks.append(chunk)
+            free.extend(chunk.unbind())
+        return free.pop()
 
 
 def on_gpu(matrix: _core.Matrix, device: int) -> Tensor:
     """A handle that lies on a GPU."""
     with torch.inference_mode(False):
-        with _lock:
-            memory = next(_slots.setdefault(device, _new_slots(torch.device("cuda", device))))
+        memory = _slot(torch.device("cuda", device))
         memory.copy_(on_cpu(matrix))
         handle = torch.from_dlpack(matrix._device_handle(memory.data_ptr(), device, memory))
     torch._dynamo.mark_static_address(handle, guard=False)
