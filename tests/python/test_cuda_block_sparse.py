@@ -153,17 +153,17 @@ def test_a_pattern_is_known_by_its_memory(monkeypatch):
     first = blocks(pattern)
     assert blocks(pattern) is first and blocks(pattern._replace(order=None)) is first
     assert blocks(pattern._replace(in_features=2 * K)) is not first
-    copied = ops.BlockPattern(*(t.clone() if isinstance(t, torch.Tensor) else t for t in pattern))
-    assert blocks(copied) is first, "the same contents elsewhere"
+    twin = copied(pattern)
+    assert blocks(twin) is first, "the same contents elsewhere"
     made = _Recorder.made
     pattern.col_indices[0] += 0  # As DDP writes buffers.
     assert blocks(pattern) is first and _Recorder.made == made
     pattern.col_indices[0] += 1
     changed = blocks(pattern)
     assert changed is not first and changed.arguments[1].equal(pattern.col_indices)
-    assert blocks(copied) is first
+    assert blocks(twin) is first
     count = len(block_places._known)
-    del copied, first, changed
+    del twin, first, changed
     gc.collect()
     other = case(device="cpu", density=0.6)[0]
     blocks(other)
@@ -220,27 +220,74 @@ class _Kernels:
         return self.runs[-1]
 
 
-def test_memory_of_recorded_patterns_is_kept(monkeypatch):
-    """Inductor finds its graphs by the addresses that they were recorded with: none may come again with other blocks."""
+@pytest.fixture
+def recording(monkeypatch):
+    """Runs a product (of x, transposed or a sample) of a pattern on the CPU as if it were a GPU and a graph recorded it, or not."""
+    capturing = []
     monkeypatch.setattr(_core, "DeviceBlocks", _Kernels)
     monkeypatch.setattr(block_places, "_known", {})
-    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    monkeypatch.setattr(block_places, "_kept", {})
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: bool(capturing))
     monkeypatch.setattr(block_sparse, "is_elsewhere", lambda x: False)
-    sample = block_sparse._sddmm_cuda.__wrapped__
-    for recorded, transposed, sampled in [(False, False, False), (True, False, False), (True, True, False), (True, False, True)]:
-        pattern, values, _ = case(device="cpu")
-        kernels = block_places.placed(torch.device("cpu"), pattern, 64, 64).blocks
-        kernels.recorded = recorded
-        storages = [StorageWeakRef(pattern[i].untyped_storage()) for i in (0, 1)]
-        x, y = torch.randn(5, K).bfloat16(), torch.randn(5, M).bfloat16()
-        if sampled:
-            sample(y, x, *pattern, 64, 64)
+    x, y = torch.randn(5, K).bfloat16(), torch.randn(5, M).bfloat16()
+
+    def run(pattern, recorded, product="linear"):
+        values = torch.zeros(len(pattern.col_indices), 64, 64).bfloat16()
+        known = block_places.placed(torch.device("cpu"), pattern, 64, 64)
+        capturing.extend([1] * recorded)
+        known.blocks.recorded |= recorded
+        if product == "sample":
+            block_sparse._sddmm_cuda.__wrapped__(y, x, *pattern, 64, 64)
         else:
-            block_sparse._multiply_cuda(y if transposed else x, values, pattern, None, transposed)
-        del pattern
+            block_sparse._multiply_cuda(y if product == "transposed" else x, values, pattern, None, product == "transposed")
+        capturing.clear()
+
+    return run
+
+
+def storages_of(pattern):
+    return [StorageWeakRef(pattern[i].untyped_storage()) for i in (0, 1)]
+
+
+def copied(pattern):
+    return ops.BlockPattern(*(t.clone() if isinstance(t, torch.Tensor) else t for t in pattern))
+
+
+@pytest.mark.parametrize("product", ["linear", "transposed", "sample"])
+@pytest.mark.parametrize("recorded", [False, True])
+def test_memory_of_recorded_patterns_is_kept(recording, recorded, product):
+    """Inductor finds its graphs by the addresses that they were recorded with: none may come again with other blocks."""
+    pattern = case(device="cpu")[0]
+    storages = storages_of(pattern)
+    recording(pattern, recorded, product)
+    del pattern
+    gc.collect()
+    assert [s.expired() for s in storages] == [not recorded] * 2
+
+
+def test_memory_of_recorded_patterns_outlives_writes(recording):
+    pattern = case(device="cpu")[0]
+    storages = storages_of(pattern)
+    recording(pattern, True)
+    for step in (0, 1):  # As DDP writes buffers; as blocks move.
+        pattern.col_indices[0] += step
+        recording(pattern, False)
+    del pattern
+    gc.collect()
+    assert not any(s.expired() for s in storages)
+
+
+def test_memory_of_alike_patterns_is_not_kept(recording):
+    """Index tensors that are copied at every step would pile up."""
+    pattern = case(device="cpu")[0]
+    recording(pattern, True)
+    count = len(block_places._known)
+    for _ in range(5):
+        recording(copied(pattern), False)
         gc.collect()
-        assert [s.expired() for s in storages] == [not recorded] * 2
-        block_places._known.clear()
+    assert len(block_places._known) <= count + 1 and len(block_places._kept) == 1
+    recording(copied(pattern), True)
+    assert len(block_places._kept) == 2
 
 
 def test_kernels_get_what_they_take(monkeypatch):

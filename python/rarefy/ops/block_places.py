@@ -5,7 +5,8 @@ there would wait for the GPU. So a pattern is known by the storages of its `row_
 which count writes: a storage whose weak reference is held is never another one's, even when its memory is.
 
 Inductor's CUDA graphs know by address what they were recorded with. Where blocks move, new index tensors take the memory of old ones
-sooner or later, and a graph of long ago would come again, with its old blocks: so the memory of a recorded pattern is kept for ever.
+sooner or later, and a graph of long ago would come again, with its old blocks: so the memory of a recorded pattern is kept for ever,
+also after it was written to. Patterns that are merely alike, of which no graph knows, are not.
 """
 
 from __future__ import annotations
@@ -31,14 +32,17 @@ class _Known:
         self.has_kernels = blocks is not None and blocks.unsupported is None
         self.storages: tuple[StorageWeakRef, ...] = ()
         self.versions: Any = None
-        self.kept: Any = None
+        self.kept = False
 
     def keep(self, pattern: tuple[Any, ...]) -> None:
-        """Keeps the memory of a pattern that a graph was recorded with."""
-        if self.kept is None:
-            self.kept = (pattern[0].untyped_storage(), pattern[1].untyped_storage())
+        """Keeps the memory of a pattern that a graph is recording. `blocks` cannot say so: alike patterns share them."""
+        if not self.kept and torch.cuda.is_current_stream_capturing():
+            storages = (pattern[0].untyped_storage(), pattern[1].untyped_storage())
+            _kept[storages[0]._cdata, storages[1]._cdata] = storages
+            self.kept = True
 
 
+_kept: dict[tuple[int, int], tuple[torch.UntypedStorage, torch.UntypedStorage]] = {}  # For ever.
 _known: dict[tuple[int, ...], _Known] = {}
 _lock = threading.Lock()
 
