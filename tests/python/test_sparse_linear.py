@@ -208,6 +208,9 @@ def test_bad_input():
     layer = SparseLinear(weight, format="bitmap")
     with pytest.raises(ValueError, match=r"x: expected f32, f16 or bf16 \[…, 96\], got f32 \[2, 64\]"):
         layer(torch.zeros(2, 64))
+    for bias in (None, torch.zeros(64)):  # With a bias gradients are recorded.
+        with pytest.raises(ValueError, match=r"x: expected f32, f16 or bf16 \[…, 96\], got f32 \[\]"):
+            SparseLinear(weight, bias, "bitmap")(torch.tensor(1.0))
     for x in (torch.zeros(2, 64), torch.tensor(1.0)):
         with torch.autocast("cpu", torch.bfloat16), pytest.raises(ValueError, match=r"x: expected \[…, 96\], got float32"):
             layer(x)

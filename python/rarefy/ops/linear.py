@@ -232,8 +232,10 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, bias: Tensor | None, weight: Tensor, activation: str, out_features: int) -> Tensor:
-        _linear_setup(ctx, (x, weight, bias, activation, out_features), x)
-        return (_linear_cpu if x.is_cpu else _linear_cuda)(x, weight, bias, activation, out_features)
+        out = (_linear_cpu if x.is_cpu else _linear_cuda)(x, weight, bias, activation, out_features)
+        # After the kernel, which has looked at the shapes.
+        _linear_setup(ctx, (x, weight, bias, activation, out_features), out)
+        return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
