@@ -7,7 +7,7 @@
 #include "cli/numbers.h"
 #include "cli/terminal.h"
 #include "cli/verb.h"
-#include "planner/calibrate_device.h"
+#include "ops/spmm/calibrate_device.h"
 
 namespace rarefy::cli {
 namespace {

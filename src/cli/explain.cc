@@ -14,7 +14,7 @@
 #include "cli/terminal.h"
 #include "cli/verb.h"
 #include "ops/decoder/device_plan.h"
-#include "planner/calibrate_device.h"
+#include "ops/spmm/calibrate_device.h"
 #include "planner/partition.h"
 #include "rarefy/checkpoint.h"
 

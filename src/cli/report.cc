@@ -12,7 +12,7 @@
 #include "cli/report_page.h"
 #include "cli/terminal.h"
 #include "cli/verb.h"
-#include "planner/calibrate_device.h"
+#include "ops/spmm/calibrate_device.h"
 #include "rarefy/checkpoint.h"
 
 namespace rarefy::cli {

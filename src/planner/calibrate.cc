@@ -7,7 +7,8 @@
 #include <map>
 #include <vector>
 
-#include "planner/calibrate_blocks.h"
+#include "base/measure_lock.h"
+#include "ops/spmm/calibration/calibrate_blocks.h"
 #include "planner/planner_impl.h"
 #include "planner/sampling.h"
 #include "rarefy/spmm.h"
@@ -41,19 +42,19 @@ struct Tokens {
   double empty_us = 0;
 };
 
-class CpuSideTimer final : public planning::SideTimer {
+class CpuSideTimer final : public SideTimer {
  public:
   CpuSideTimer(const CalibrateOptions& options, ThreadPool& pool)
       : options_(options), pool_(pool) {}
 
-  void take(const planning::Checkerboard& weight) override {
+  void take(const Checkerboard& weight) override {
     if (weight.dtype() != dtype_) tokens_.clear();
     dtype_ = weight.dtype();
     dense_ = pack(weight, dense_side(dtype_), pool_);
     sparse_ = pack(weight, format::kCsb, pool_);
   }
 
-  planning::SideTimes time(std::int64_t n) override {
+  SideTimes time(std::int64_t n) override {
     Tokens& tokens = tokens_of(n);
     return {.dense_us = us(*dense_, tokens, n) - tokens.empty_us,
             .sparse_us = us(*sparse_, tokens, n),
@@ -71,7 +72,7 @@ class CpuSideTimer final : public planning::SideTimer {
     tokens.b = Buffer(values.size() * size_of(dtype_));
     convert_elements(values.data(), DType::kF32, tokens.b.data(), dtype_, values.size());
     tokens.c = Buffer(static_cast<std::size_t>(n * options_.rows) * sizeof(float));
-    const planning::Checkerboard none(options_, dtype_, options_.blocks[0], 0);
+    const Checkerboard none(options_, dtype_, options_.blocks[0], 0);
     tokens.empty_us = us(*pack(none, dense_side(dtype_), pool_), tokens, n);
     return tokens;
   }
@@ -111,14 +112,14 @@ class CpuSideTimer final : public planning::SideTimer {
 }  // namespace
 
 BlockCalibration Planner::calibrate(const CalibrateOptions& options, Progress& progress) {
-  planning::check_calibration(options, {DType::kBF16, DType::kF32});
+  check_calibration(options, {DType::kBF16, DType::kF32});
   const std::scoped_lock lock(impl_->mutex);
   const std::filesystem::path& folder = impl_->cache.directory();
   require_calibration_folder(folder);  // Before half a minute's work.
-  const planning::MeasureLock measuring(folder);
+  const MeasureLock measuring(folder);
   const CalibrationKey key = cpu_calibration_key(impl_->pool.size());
   CpuSideTimer timer(options, impl_->pool);
-  const BlockCalibration found = planning::calibrate_blocks(options, key, timer, progress);
+  const BlockCalibration found = calibrate_blocks(options, key, timer, progress);
   store_calibration(folder, key.file, found);
   impl_->calibration = found;
   impl_->calibration_read = true;

@@ -8,6 +8,7 @@
 
 #include "base/cache_folder.h"
 #include "base/check.h"
+#include "base/measure_lock.h"
 #include "ops/spmm/calibration/calibration_file.h"
 #include "ops/spmm/kernel.h"
 #include "ops/spmm/kernel_hash.h"
@@ -107,7 +108,7 @@ const MachineCeilings& Planner::Impl::get_ceilings(bool may_measure) {
   }
   if (ceilings && (refreshed || !planning::is_due(*ceilings, unix_seconds())))
     return ceilings->best;
-  const planning::MeasureLock lock(cache.directory());
+  const MeasureLock lock(cache.directory());
   ceilings = cache.find_ceilings(key);  // Another process may have been first.
   if (!ceilings || planning::is_due(*ceilings, unix_seconds())) {
     const MachineCeilings now = planning::measure_ceilings(pool);
@@ -203,7 +204,7 @@ Plan Planner::Impl::make_plan(const RowSource& weight, const PatternStats& patte
                                       pool.size(), &get_scales()};
   if (!may_measure) return planning::search(inputs, nullptr).plan;
 
-  const planning::MeasureLock lock(cache.directory());
+  const MeasureLock lock(cache.directory());
   if (std::optional<Plan> plan = cached(key, weight, pattern, request)) return *std::move(plan);
   planning::CpuRunner runner(weight, request, evictor, pool);
   planning::SearchResult result = planning::search(inputs, &runner);

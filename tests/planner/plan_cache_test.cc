@@ -151,7 +151,6 @@ TEST(PlanCache, AFolderThatCannotBeWrittenIsNoError) {
   const PlanCache cache(folder.path() / "file" / "cache");
   EXPECT_NO_THROW(cache.store_plan({{"k", 1}}, example()));
   EXPECT_FALSE(cache.find_plan({{"k", 1}}));
-  EXPECT_NO_THROW(MeasureLock(folder.path() / "file" / "cache"));
 }
 
 TEST(PlanCache, StoresLeaveNoTemporaryFiles) {
@@ -197,34 +196,6 @@ TEST(PlanCache, ProcessesMayShareAFolder) {
     ASSERT_EQ(waitpid(child, &status, 0), child);
     EXPECT_EQ(status, 0);
   }
-}
-
-TEST(MeasureLock, ASecondProcessWaits) {
-  const TemporaryFolder folder;
-  int ready[2];
-  ASSERT_EQ(pipe(ready), 0);
-  const pid_t child = fork();
-  ASSERT_GE(child, 0);
-  if (child == 0) {
-    {
-      const MeasureLock lock(folder.path());
-      if (::write(ready[1], "r", 1) != 1) _exit(1);
-      usleep(200'000);
-      write(folder.path() / "released", "");
-    }
-    _exit(0);
-  }
-  char byte = 0;
-  ASSERT_EQ(read(ready[0], &byte, 1), 1);
-  {
-    const MeasureLock lock(folder.path());
-    EXPECT_TRUE(std::filesystem::exists(folder.path() / "released"));
-  }
-  int status = -1;
-  waitpid(child, &status, 0);
-  EXPECT_EQ(status, 0);
-  close(ready[0]);
-  close(ready[1]);
 }
 
 /// Sets an environment variable for a while.

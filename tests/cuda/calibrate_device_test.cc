@@ -1,5 +1,5 @@
 // Calibrating a GPU: what is refused anywhere, what is found where there is one.
-#include "planner/calibrate_device.h"
+#include "ops/spmm/calibrate_device.h"
 
 #include <gtest/gtest.h>
 
@@ -7,15 +7,13 @@
 #include <fstream>
 #include <string>
 
-#include "cuda/gpu_or_skip.h"
+#include "gpu_or_skip.h"
 #include "io/expect_error.h"
+#include "io/temporary_directory.h"
 #include "rarefy/log.h"
-#include "temporary_folder.h"
 
 namespace rarefy {
 namespace {
-
-using planning::testing::TemporaryFolder;
 
 class CalibrateDevice : public ::testing::Test {
  protected:
@@ -25,7 +23,7 @@ class CalibrateDevice : public ::testing::Test {
     set_log({});
   }
 
-  TemporaryFolder folder;
+  testing::TemporaryDirectory folder;
   CalibrateOptions small{.dtypes = {DType::kBF16},
                          .ns = {128, 256},
                          .sparsities = {0.9, 0.99},

@@ -1,4 +1,4 @@
-#include "planner/calibrate_device.h"
+#include "ops/spmm/calibrate_device.h"
 
 #include <algorithm>
 #include <iterator>
@@ -13,15 +13,13 @@
 
 #include "base/cache_folder.h"
 #include "base/check.h"
+#include "base/measure_lock.h"
+#include "ops/spmm/calibration/calibrate_blocks.h"
 #include "ops/spmm/cuda/device_calibration.h"
 #include "ops/spmm/cuda/search.h"
-#include "planner/calibrate_blocks.h"
-#include "planner/plan_cache.h"
 
 namespace rarefy {
 namespace {
-
-using planning::Checkerboard;
 
 constexpr double kNever = std::numeric_limits<double>::infinity();
 
@@ -56,7 +54,7 @@ struct Fastest {
   double us = kNever;
 };
 
-class DeviceSideTimer final : public planning::SideTimer {
+class DeviceSideTimer final : public SideTimer {
  public:
   DeviceSideTimer(const CalibrateOptions& options, const cuda::Stream& stream, ThreadPool& pool)
       : options_(options), stream_(stream), pool_(pool) {}
@@ -113,8 +111,8 @@ class DeviceSideTimer final : public planning::SideTimer {
     few_positions_ = few.positions();
   }
 
-  planning::SideTimes time(std::int64_t n) override {
-    planning::SideTimes times = dense_side(n);
+  SideTimes time(std::int64_t n) override {
+    SideTimes times = dense_side(n);
     times.sparse_us = sparse_us(n);
     times.whole_us = whole_us(n);
     return times;
@@ -147,7 +145,7 @@ class DeviceSideTimer final : public planning::SideTimer {
   }
 
   /// Kernels of blocks multiply zeros like anything else: one density tells of all.
-  planning::SideTimes dense_side(std::int64_t n) {
+  SideTimes dense_side(std::int64_t n) {
     const Kind kind{dtype_, n, block_};
     if (const auto known = dense_sides_.find(kind); known != dense_sides_.end())
       return known->second;
@@ -155,7 +153,7 @@ class DeviceSideTimer final : public planning::SideTimer {
     const double few = fastest(*few_, problem(n), kBlockKernels, kMost).us;
     require_found(half, "blocks", n);
     require_found(few, "blocks", n);
-    planning::SideTimes times;
+    SideTimes times;
     // Where few blocks are no faster than many, all of it is the call.
     const double share = 1 - few_positions_ / half_positions_;
     times.dense_us = share > 0 ? std::clamp((half - few) / share, 0.0, half) : half;
@@ -261,7 +259,7 @@ class DeviceSideTimer final : public planning::SideTimer {
   std::pair<int, int> block_;
   std::optional<HostWeight> half_, few_;  ///< Of the blocks.
   double half_positions_ = 0, few_positions_ = 0;
-  std::map<Kind, planning::SideTimes> dense_sides_;
+  std::map<Kind, SideTimes> dense_sides_;
   std::map<std::tuple<DType, std::int64_t, double>, std::string> sparse_kernels_;
   std::map<std::pair<DType, std::int64_t>, double> whole_;
 };
@@ -279,16 +277,16 @@ CalibrateOptions device_calibrate_options() {
 
 BlockCalibration calibrate_device(const CalibrateOptions& options, Progress& progress,
                                   ThreadPool& pool) {
-  planning::check_calibration(options, {DType::kBF16, DType::kF16});
+  check_calibration(options, {DType::kBF16, DType::kF16});
   require_calibration_folder(cache_folder());
   const cuda::Device& device = cuda::Device::get();
   device.bind();
   const cuda::Stream stream(device);
-  const planning::MeasureLock measuring(cache_folder());
+  const MeasureLock measuring(cache_folder());
   DeviceSideTimer timer(options, stream, pool);
   timer.compile_ahead(progress);
-  const BlockCalibration found = planning::calibrate_blocks(
-      options, gpu::device_calibration_key(device.facts()), timer, progress);
+  const BlockCalibration found =
+      calibrate_blocks(options, gpu::device_calibration_key(device.facts()), timer, progress);
   gpu::keep_device_calibration(device.facts(), found);
   return found;
 }

@@ -1,4 +1,4 @@
-#include "planner/calibrate_blocks.h"
+#include "ops/spmm/calibration/calibrate_blocks.h"
 
 #include <fmt/format.h>
 
@@ -9,7 +9,7 @@
 
 #include "base/check.h"
 
-namespace rarefy::planning {
+namespace rarefy {
 namespace {
 
 std::string today() {
@@ -114,4 +114,4 @@ BlockCalibration calibrate_blocks(const CalibrateOptions& options, const Calibra
   return found;
 }
 
-}  // namespace rarefy::planning
+}  // namespace rarefy

@@ -11,7 +11,7 @@
 #include "rarefy/progress.h"
 #include "rarefy/tensor.h"
 
-namespace rarefy::planning {
+namespace rarefy {
 
 /// One block in `every` of a grid, all of one density: of the weights' positions, each is kept with
 /// probability `density`.
@@ -73,4 +73,4 @@ void check_calibration(const CalibrateOptions& options, std::initializer_list<DT
 BlockCalibration calibrate_blocks(const CalibrateOptions& options, const CalibrationKey& key,
                                   SideTimer& timer, Progress& progress);
 
-}  // namespace rarefy::planning
+}  // namespace rarefy
