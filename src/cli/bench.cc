@@ -417,7 +417,7 @@ void add_bench(CLI::App& app, Session& session) {
       ->check(number(0, 0.99))
       ->type_name("S,…");
   verb->add_option(
-          "--pattern,--blocks", flags->pattern,
+          "--pattern", flags->pattern,
           "With --random: where zeros lie: uniform (default), blockskew (64x64 blocks of 30 "
           "to 99 %), rowskew, or in whole blocks of a shape such as 64x64")
       ->needs(random)
