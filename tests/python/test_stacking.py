@@ -124,6 +124,45 @@ def test_under_compile_export_and_checkpoint():
         torch.testing.assert_close(program.module()(x.detach()[:2]), plain(x.detach()[:2]), **CLOSE)
 
 
+class FeedForward(nn.Module):
+    """One result is written to in place after the other was saved for a backward."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        for name in ("gate_proj", "up_proj"):
+            setattr(self, name, SparseLinear(torch.randn(16, 48) * (torch.rand(16, 48) < 0.3), format="bitmap"))
+
+    def forward(self, x):
+        gate, up = self.gate_proj(x), self.up_proj(x)
+        squares = up.square()
+        return gate.mul_(0.5).relu_() + squares
+
+
+@pytest.mark.parametrize("how", [None, "eager", "aot_eager"])
+@pytest.mark.filterwarnings("ignore:While compiling, we found certain side effects")
+def test_results_may_be_written_to(how):
+    plain = FeedForward()
+    made = copy.deepcopy(plain)
+    assert rarefy.stack(made) == [("gate_proj", "up_proj")]
+    run = made if how is None else torch.compile(made, backend=how, fullgraph=True)
+    x, x2 = (torch.randn(3, 48, generator=torch.Generator().manual_seed(2)).requires_grad_() for _ in range(2))
+    for _ in range(2):
+        y, want = run(x), plain(x2)
+        torch.testing.assert_close(y, want, **CLOSE)
+        y.sum().backward(), want.sum().backward()
+        torch.testing.assert_close(x.grad, x2.grad, **CLOSE)
+    with torch.no_grad():
+        torch.testing.assert_close(run(x), plain(x2), **CLOSE)
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+def test_under_vmap():
+    plain, made = stacked()
+    x = torch.randn(4, 3, 48)
+    torch.testing.assert_close(torch.func.vmap(made)(x), plain(x), **CLOSE)
+
+
 def test_layers_save_and_show_their_own():
     plain, made = stacked()
     state = made.state_dict()
@@ -152,15 +191,50 @@ def test_copies_have_results_of_their_own():
         torch.testing.assert_close(other(x), plain(x), **CLOSE)
 
 
+def test_nothing_is_held_for_who_has_left():
+    plain, made = stacked()
+    x, whole = torch.randn(3, 48), made.q_proj.part.stack
+    compiled = torch.compile(made, backend="eager", fullgraph=True)
+    for run in (made, compiled):
+        run(x)
+        assert whole.held is None
+    made.q_proj(x), made.v_proj(x)
+    assert whole.held.missing == {1}
+    made.k_proj.load_state_dict({"weight": torch.eye(8, 48)})  # All that was waited for.
+    assert whole.held is None
+    for run in (made, compiled):
+        torch.testing.assert_close(run(x)[:, -8:], plain.v_proj(x), **CLOSE)
+        assert whole.held is None
+    made.q_proj = nn.Linear(48, 32)
+    gc.collect()
+    torch.testing.assert_close(made.v_proj(x), plain.v_proj(x), **CLOSE)
+    assert whole.held is None and whole.members == {2}
+    made.bfloat16()
+    assert not whole.members and whole.held is None
+
+
+def test_nothing_is_held_for_who_was_not_copied():
+    plain, made = stacked()
+    x = torch.randn(3, 48)
+    lone = copy.deepcopy(made.k_proj)
+    torch.testing.assert_close(lone(x), plain.k_proj(x), **CLOSE)
+    assert lone.part.stack.held is None
+    del lone
+    gc.collect()
+    assert made.k_proj.part.stack.members == {0, 1, 2}
+
+
 def test_who_changes_leaves():
     plain, made = stacked()
     x = torch.randn(3, 48)
     weight = torch.randn(8, 48)
+    whole = made.q_proj.part.stack
     made.k_proj.load_state_dict({"weight": weight})
     assert made.k_proj.part is None and made.q_proj.part is not None
     torch.testing.assert_close(made.k_proj(x), x @ weight.T, **CLOSE)
     torch.testing.assert_close(made.q_proj(x), plain.q_proj(x), **CLOSE)
     torch.testing.assert_close(made.v_proj(x), plain.v_proj(x), **CLOSE)
+    assert whole.held is None and whole.members == {0, 2}
     made.bfloat16()
     assert made.q_proj.part is None and made.v_proj.weight.equal(plain.v_proj.weight.bfloat16())
     made.k_proj.add_side_weights(2)
