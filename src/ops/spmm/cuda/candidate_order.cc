@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <map>
-#include <utility>
 
 namespace rarefy::gpu {
 
@@ -29,11 +28,9 @@ void learn(FamilyScales& scales, const Problem& problem, const std::vector<Tried
     const Tried*& best = fastest[family_of(t.name)];
     if (best == nullptr || t.measured_us < best->measured_us) best = &t;
   }
-  FamilyScales learned = scales;
   for (const auto& [family, best] : fastest)
-    learned.learn(best->name, problem,
-                  best->measured_us / best->estimate_us * scales.of(best->name, problem));
-  scales = std::move(learned);
+    scales.learn(best->name, problem,
+                 best->measured_us / best->estimate_us * scales.of(best->name, problem));
 }
 
 }  // namespace rarefy::gpu

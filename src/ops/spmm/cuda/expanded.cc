@@ -30,6 +30,15 @@ std::int64_t passes(std::int64_t tokens, std::int64_t a_pass) {
 
 }  // namespace
 
+void clear_dense(const cuda::Stream& stream, const Problem& problem, cuda::abi::CUdeviceptr dense) {
+  cuda::fill_bytes(stream, dense, 0, dense_bytes(problem));
+}
+
+unsigned expanding_turns(int blocks) {
+  constexpr int kBlocks = 528, kMostTurns = 64;
+  return static_cast<unsigned>(std::clamp(kBlocks / blocks, 1, kMostTurns));
+}
+
 void Operator::expand(const cuda::Stream& /*stream*/, cuda::abi::CUdeviceptr /*dense*/) const {
   fail(ErrorKind::kInternal, "spmm: this weight cannot be expanded");
 }

@@ -18,6 +18,13 @@
 
 namespace rarefy::gpu {
 
+/// Zeros for all of a problem's weight, before its nonzeros are stored there.
+void clear_dense(const cuda::Stream& stream, const Problem& problem, cuda::abi::CUdeviceptr dense);
+
+/// How many blocks take turns at what one of `blocks` multiplies: some for every multiprocessor,
+/// however few a pass has.
+unsigned expanding_turns(int blocks);
+
 /// The fewest tokens at once for which expanding `source` is estimated to be faster than `packed`,
 /// which takes `packed_us` for the problem's; empty when there are none, or `source` cannot be
 /// expanded. Both hold the same weight, and may be one.

@@ -1,12 +1,11 @@
 // The gather family: lists of nonzeros on tensor cores, for few tokens, and at 99 % zeros for many.
 #include <fmt/format.h>
 
-#include <algorithm>
-
 #include "base/check.h"
 #include "cuda/device_text.h"
 #include "cuda/kernel.h"
 #include "cuda/memory.h"
+#include "ops/spmm/cuda/expanded.h"
 #include "ops/spmm/cuda/families.h"
 #include "ops/spmm/cuda/few_tokens.h"
 #include "ops/spmm/cuda/gather/gather_pack.h"
@@ -66,18 +65,15 @@ class GatherOperator final : public Operator {
 
   void expand(const cuda::Stream& stream, cuda::abi::CUdeviceptr dense) const override {
     if (problem_.m == 0 || problem_.k == 0) return;
-    cuda::fill_bytes(stream, dense, 0,
-                     static_cast<std::size_t>(problem_.m * problem_.k) * size_of(problem_.weight));
+    clear_dense(stream, problem_, dense);
     if (!expand_) expand_ = cuda::Kernel(stream.device(), gather_expand_source(), "expand_gather");
-    // Some blocks a multiprocessor, however few a pass has.
-    constexpr int kBlocks = 528;
-    const int turns = std::clamp(kBlocks / config_.blocks(), 1, 64);
-    expand_.launch(stream,
-                   {.grid = {static_cast<unsigned>(config_.blocks()), static_cast<unsigned>(turns)},
-                    .threads = static_cast<unsigned>(config_.warps * 32)},
-                   stream_.address(), warps_.address(), strips_.address(), places_.address(),
-                   groups_.address(), config_.strips, config_.split, config_.columns, dense,
-                   static_cast<long long>(problem_.k));
+    expand_.launch(
+        stream,
+        {.grid = {static_cast<unsigned>(config_.blocks()), expanding_turns(config_.blocks())},
+         .threads = static_cast<unsigned>(config_.warps * 32)},
+        stream_.address(), warps_.address(), strips_.address(), places_.address(),
+        groups_.address(), config_.strips, config_.split, config_.columns, dense,
+        static_cast<long long>(problem_.k));
   }
 
   [[nodiscard]] std::unique_ptr<Operator> copy(const cuda::Stream& stream) const override {

@@ -6,6 +6,7 @@
 #include "base/check.h"
 #include "cuda/kernel.h"
 #include "cuda/memory.h"
+#include "ops/spmm/cuda/expanded.h"
 #include "ops/spmm/cuda/families.h"
 #include "ops/spmm/cuda/sliced/config.h"
 #include "ops/spmm/cuda/sliced/pack.h"
@@ -90,8 +91,7 @@ class SlicedOperator final : public Operator {
 
   void expand(const cuda::Stream& stream, cuda::abi::CUdeviceptr dense) const override {
     if (problem_.m == 0 || problem_.k == 0) return;
-    cuda::fill_bytes(stream, dense, 0,
-                     static_cast<std::size_t>(problem_.m * problem_.k) * size_of(problem_.weight));
+    clear_dense(stream, problem_, dense);
     if (!expand_)
       expand_ = cuda::Kernel(*device_, config_.expand_source(problem_), "expand_sliced");
     expand_.launch(
