@@ -7,6 +7,7 @@
 
 #include "cuda/number.cuh"
 #include "family_on_device.h"
+#include "ops/spmm/cuda/gather/gather_order.h"
 #include "ops/spmm/cuda/gather/gather_pack.h"
 #include "ops/spmm/cuda/scatter/scatter_pack.h"
 
@@ -17,11 +18,23 @@ struct Dim {
 };
 thread_local Dim threadIdx, blockIdx, blockDim, gridDim;
 #define __global__
+#define __device__
+#define __forceinline__ inline
 #define __launch_bounds__(...)
 
+#define BACK 48
 namespace gather {
+#define DELTA 0
 #include "ops/spmm/cuda/gather/expand.cu"
-}
+#undef DELTA
+}  // namespace gather
+namespace gather_delta {
+#define DELTA 1
+#define expand_gather expand_gather_delta  // Both have C's linkage.
+#include "ops/spmm/cuda/gather/expand.cu"
+#undef expand_gather
+}  // namespace gather_delta
+static_assert(BACK == rarefy::gpu::kGatherBack);
 namespace scatter {
 #include "ops/spmm/cuda/scatter/expand.cu"
 }
@@ -60,8 +73,11 @@ void for_every_weight(const Check& check) {
   }
 }
 
-TEST(ExpandText, GatherReturnsEveryBit) {
-  for_every_weight([](const CsrMatrix& csr, const std::vector<std::uint16_t>& expected) {
+/// Packs every weight in configurations of blocks and turns, and calls `expand(arrays, config, csr,
+/// dense)` for every thread.
+template <class Expand>
+void expect_gather_returns_every_bit(bool delta, const Expand& expand) {
+  for_every_weight([&](const CsrMatrix& csr, const std::vector<std::uint16_t>& expected) {
     const auto strips = static_cast<int>((csr.rows() + 15) / 16);
     for (const int split : {1, 2, 4}) {
       for (const int tiles : {1, 3}) {
@@ -70,23 +86,40 @@ TEST(ExpandText, GatherReturnsEveryBit) {
               .split = split,
               .tiles = tiles,
               .strips = (strips + tiles - 1) / tiles,
-              .columns = static_cast<int>(((csr.cols() + split - 1) / split + 7) / 8 * 8)};
+              .columns = static_cast<int>(((csr.cols() + split - 1) / split + 7) / 8 * 8),
+              .delta = delta};
           const GatherArrays arrays = pack_gather(csr, config, default_pool());
           std::vector<std::uint16_t> dense(expected.size());
-          text::launch(
-              {static_cast<unsigned>(config.blocks()), turns},
-              static_cast<unsigned>(config.warps) * 32, [&] {
-                text::gather::expand_gather(
-                    arrays.stream.data(),
-                    reinterpret_cast<const text::gather::GatherWarp*>(arrays.warps.data()),
-                    reinterpret_cast<const text::gather::GatherStrip*>(arrays.strips.data()),
-                    arrays.places.data(), arrays.groups.data(), config.strips, config.split,
-                    config.columns, dense.data(), csr.cols());
-              });
+          text::launch({static_cast<unsigned>(config.blocks()), turns},
+                       static_cast<unsigned>(config.warps) * 32,
+                       [&] { expand(arrays, config, csr.cols(), dense.data()); });
           EXPECT_EQ(dense, expected) << "split " << split << ", " << tiles << " tiles";
         }
       }
     }
+  });
+}
+
+TEST(ExpandText, GatherReturnsEveryBit) {
+  expect_gather_returns_every_bit(false, [](const GatherArrays& arrays, const GatherConfig& config,
+                                            std::int64_t cols, std::uint16_t* dense) {
+    text::gather::expand_gather(
+        arrays.stream.data(),
+        reinterpret_cast<const text::gather::GatherWarp*>(arrays.warps.data()),
+        reinterpret_cast<const text::gather::GatherStrip*>(arrays.strips.data()),
+        arrays.places.data(), arrays.groups.data(), config.strips, config.split, config.columns,
+        dense, cols);
+  });
+}
+
+TEST(ExpandText, GatherWithDeltaColumnsReturnsEveryBit) {
+  namespace gather = text::gather_delta;
+  expect_gather_returns_every_bit(true, [](const GatherArrays& arrays, const GatherConfig& config,
+                                           std::int64_t cols, std::uint16_t* dense) {
+    gather::expand_gather_delta(
+        arrays.stream.data(), reinterpret_cast<const gather::GatherWarp*>(arrays.warps.data()),
+        reinterpret_cast<const gather::GatherStrip*>(arrays.strips.data()), arrays.places.data(),
+        arrays.groups.data(), config.strips, config.split, config.columns, dense, cols);
   });
 }
 

@@ -1,6 +1,7 @@
 // The gather family: packing on any machine, every kind of kernel against the reference on a GPU.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -8,18 +9,21 @@
 
 #include "family_on_device.h"
 #include "ops/spmm/cuda/families.h"
+#include "ops/spmm/cuda/gather/gather_order.h"
 #include "ops/spmm/cuda/gather/gather_pack.h"
 
 namespace rarefy::gpu {
 namespace {
 
-GatherConfig config_for(std::int64_t rows, std::int64_t cols, int split, int tiles, int warps) {
+GatherConfig config_for(std::int64_t rows, std::int64_t cols, int split, int tiles, int warps,
+                        bool delta = false) {
   const auto strips = static_cast<int>((rows + 15) / 16);
   return {.warps = warps,
           .split = split,
           .tiles = tiles,
           .strips = (strips + tiles - 1) / tiles,
-          .columns = static_cast<int>(((cols + split - 1) / split + 7) / 8 * 8)};
+          .columns = static_cast<int>(((cols + split - 1) / split + 7) / 8 * 8),
+          .delta = delta};
 }
 
 TEST(PackGather, ReturnsEveryBit) {
@@ -32,12 +36,14 @@ TEST(PackGather, ReturnsEveryBit) {
     for (const int split : {1, 3, 4}) {
       for (const int tiles : {1, 3, 10}) {
         for (const int warps : {1, 16}) {
-          const GatherConfig config = config_for(kRows, kCols, split, tiles, warps);
-          const GatherArrays arrays = pack_gather(csr, config, default_pool());
-          EXPECT_EQ(arrays.nonzeros, csr.entries());
-          EXPECT_EQ(unpack_gather(arrays, config, kRows, kCols), expected)
-              << testing::to_string(pattern) << " split " << split << ", " << tiles << " tiles, "
-              << warps << " warps";
+          for (const bool delta : {false, true}) {
+            const GatherConfig config = config_for(kRows, kCols, split, tiles, warps, delta);
+            const GatherArrays arrays = pack_gather(csr, config, default_pool());
+            EXPECT_EQ(arrays.nonzeros, csr.entries());
+            EXPECT_EQ(unpack_gather(arrays, config, kRows, kCols), expected)
+                << testing::to_string(pattern) << " split " << split << ", " << tiles << " tiles, "
+                << warps << " warps" << (delta ? ", delta columns" : "");
+          }
         }
       }
     }
@@ -78,6 +84,53 @@ TEST(PackGather, PadsLittle) {
     EXPECT_LT(static_cast<double>(arrays.stream.size() * 4),
               bytes * static_cast<double>(arrays.nonzeros))
         << density;
+  }
+}
+
+TEST(PackGather, DeltaColumnsTakeThreeBytesAndShareFewBanks) {
+  struct Expected {
+    double density, bytes, conflicts;
+  };
+  for (const auto& [density, bytes, conflicts] :
+       {Expected{0.2, 3.08, 0.05}, {0.1, 3.17, 0.09}, {0.05, 3.45, 0.14}}) {
+    const TestWeight w({112, 4096, Pattern::kUniform, density}, DType::kF16);
+    const GatherArrays arrays = pack_gather(dynamic_cast<const CsrMatrix&>(*w.csr),
+                                            config_for(112, 4096, 1, 1, 16, true), default_pool());
+    const auto nonzeros = static_cast<double>(arrays.nonzeros);
+    EXPECT_LT(static_cast<double>(arrays.stream.size() * 4), bytes * nonzeros) << density;
+    EXPECT_LT(static_cast<double>(arrays.conflicts), conflicts * nonzeros) << density;
+  }
+}
+
+TEST(GatherOrder, StepsStayWithinReach) {
+  // Every 100th column, beside full rows and empty ones: zeros lead from one to the next.
+  GatherRows rows;
+  for (int column = 0; column < 4096; ++column)
+    for (std::size_t r = 0; r < rows.size(); ++r)
+      if (r % 4 == 0 || (r % 4 == 1 && column % 100 == 0))
+        rows[r].push_back(
+            {static_cast<std::uint16_t>(1 + column), static_cast<std::uint16_t>(column)});
+  constexpr int kChunkSteps = 16;
+  const GatherOrder order = order_within_reach(rows, kChunkSteps);
+  ASSERT_EQ(order.halves[0].size() % kChunkSteps, 0U);
+  ASSERT_EQ(order.halves[0].size(), order.halves[1].size());
+  for (std::size_t r = 0; r < rows.size(); ++r) {
+    std::vector<int> seen;
+    for (std::size_t i = 0; i < order.halves[r / 8].size(); ++i) {
+      const GatherEntry entry = order.halves[r / 8][i][r % 8];
+      if (entry.value != 0) {
+        EXPECT_EQ(entry.value, entry.column + 1);
+        seen.push_back(entry.column);
+      }
+      if (i % kChunkSteps < 2) continue;
+      const int step = entry.column - order.halves[r / 8][i - 2][r % 8].column;
+      EXPECT_LE(-kGatherBack, step) << "row " << r << ", step " << i;
+      EXPECT_LE(step, kGatherForth) << "row " << r << ", step " << i;
+    }
+    std::sort(seen.begin(), seen.end());
+    std::vector<int> all;
+    for (const GatherEntry& entry : rows[r]) all.push_back(entry.column);
+    EXPECT_EQ(seen, all) << "row " << r;
   }
 }
 

@@ -2,23 +2,10 @@
 // nonzero is stored where it belongs.
 //
 // Blocks (i, …) take what block i of gather.cu multiplies, its warps the same chunks, one in turn.
+//
+// Constants: those of chunk.cuh.
 #include "cuda/number.cuh"
-
-constexpr int kChunkWords = 128, kPairs = 4;
-
-struct alignas(16) GatherWarp {  // As in gather.cu.
-  u64 first;
-  u32 chunks;
-  u32 strip;
-  u32 left;
-  u32 slot;
-  u32 pad[2];
-};
-
-struct GatherStrip {
-  u32 chunks;
-  u16 first_slot, slots;
-};
+#include "ops/spmm/cuda/gather/chunk.cuh"
 
 /// @param strips of a block
 /// @param split blocks that share a tile
@@ -33,6 +20,7 @@ extern "C" __global__ void expand_gather(const u32* stream, const GatherWarp* wa
   const u32 g = lane / 4, t = lane % 4, e = t ^ lane / 8;
   const u32 r = g + 8 * (e % 2), from = e * 8 + 2 * t + g % 2;
   u16* const out = dense + static_cast<i64>(blockIdx.x % split) * columns;
+  constexpr u32 kChunkWords = kChunkBytes / 4;
   const u32* words = stream + work.first * kChunkWords;
   const GatherStrip* const of_block = table + static_cast<i64>(blockIdx.x) * strips;
   u32 strip = work.strip, left = work.left;
@@ -41,10 +29,20 @@ extern "C" __global__ void expand_gather(const u32* stream, const GatherWarp* wa
       const u32 place = places[(static_cast<i64>(blockIdx.x) * strips + strip) * 16 + r];
       const i64 group = groups[blockIdx.x / split * strips + place / 16];
       u16* const row = out + (group + place % 16) * k;
-      for (int pair = 0; pair < kPairs; ++pair) {
-        const u16 value = static_cast<u16>(words[lane * kPairs + pair]);
-        const u32 at = words[from * kPairs + pair] >> 16;
+      const auto put = [&](u16 value, u32 at) {
         if (value != 0) row[at ^ (at >> 3 & 7)] = value;  // Swizzling twice is the way back.
+      };
+      if constexpr (DELTA) {
+        const u32* const code = words + kColumnsAt / 4 + from * 2;
+        const LaneColumns columns{code[0], code[1]};
+        u32 at = first_column(columns);
+        for (int pair = 0; pair < kPairs; ++pair) {
+          if (pair > 0) at += column_step(columns, pair);
+          put(static_cast<u16>(words[lane * 4 + pair / 2] >> pair % 2 * 16), at);
+        }
+      } else {
+        for (int pair = 0; pair < kPairs; ++pair)
+          put(static_cast<u16>(words[lane * kPairs + pair]), words[from * kPairs + pair] >> 16);
       }
     }
     if (--left == 0) {

@@ -14,11 +14,8 @@
 namespace rarefy::gpu {
 namespace {
 
-/// The same for every configuration and dtype.
-cuda::Source gather_expand_source() {
-  return {.name = "gather.expand",
-          .text = std::string(cuda::device_text("ops/spmm/cuda/gather/expand.cu"))};
-}
+/// Below it, most steps of delta columns would be too long.
+constexpr double kLeastDeltaDensity = 0.025;
 
 class GatherOperator final : public Operator {
  public:
@@ -66,7 +63,7 @@ class GatherOperator final : public Operator {
   void expand(const cuda::Stream& stream, cuda::abi::CUdeviceptr dense) const override {
     if (problem_.m == 0 || problem_.k == 0) return;
     clear_dense(stream, problem_, dense);
-    if (!expand_) expand_ = cuda::Kernel(stream.device(), gather_expand_source(), "expand_gather");
+    if (!expand_) expand_ = cuda::Kernel(stream.device(), config_.expand_source(), "expand_gather");
     expand_.launch(
         stream,
         {.grid = {static_cast<unsigned>(config_.blocks()), expanding_turns(config_.blocks())},
@@ -123,6 +120,7 @@ class GatherFamily final : public Family {
                                                   const cuda::DeviceFacts& device) const override {
     std::vector<Candidate> found;
     for (const GatherConfig& config : gather_configs(problem, device)) {
+      if (config.delta && pattern.density() < kLeastDeltaDensity) continue;
       found.push_back(
           {.name = config.name(),
            .estimate_us = estimate_us(config, problem, pattern, device),
@@ -143,10 +141,10 @@ class GatherFamily final : public Family {
             .m = 4096, .k = 4096, .n = n, .weight = dtype, .activations = dtype, .output = dtype};
         for (const GatherConfig& config : gather_configs(problem, hopper)) {
           sources.add(config.source(problem), dtype);
+          if (dtype == DType::kF16) sources.add(config.expand_source());
         }
       }
     }
-    sources.add(gather_expand_source());
     return std::move(sources).take();
   }
 };

@@ -12,9 +12,10 @@
 //                                row g + 8 (e % 2) of step e / 2
 //   column, high half:           of the row of matrix that the lane addresses, q = lane / 8:
 //                                row 8 (q % 2) + (lane % 8 ^ 2q) of step q / 2
-// Eight steps make a chunk of 512 bytes, 16 a lane. Each lane copies its own share into a slot of
-// its own in shared memory, DEPTH - 1 chunks ahead: loads into registers would share one of the six
-// scoreboards, and the oldest would wait for the newest.
+// Eight steps make a chunk of 512 bytes, 16 a lane; with delta columns, 16 steps make one of 768
+// (chunk.cuh). Each lane copies its own share into a slot of its own in shared memory, DEPTH - 1
+// chunks ahead: loads into registers would share one of the six scoreboards, and the oldest would
+// wait for the newest.
 //
 // A block owns STRIPS strips and a range of K; its warps take equal parts of its chunks, wherever
 // strips end. Sums of the pieces are added up in shared memory, with SPLIT blocks of a cluster also
@@ -23,31 +24,14 @@
 //
 // An activation that is not finite makes its token NaN in all rows of the strips that gather it.
 //
-// Constants: TOKEN_TILES (of 8), WARPS, DEPTH, SPLIT, BF16, C_TYPE and those
-// of epilogue.cuh.
+// Constants: TOKEN_TILES (of 8), WARPS, DEPTH, SPLIT, BF16, C_TYPE and those of chunk.cuh and
+// epilogue.cuh.
 #include "ops/spmm/cuda/epilogue.cuh"
+#include "ops/spmm/cuda/gather/chunk.cuh"
 
 using C = C_TYPE;
 
 constexpr int kThreads = WARPS * 32;
-constexpr int kPairs = 4;  // Of steps, a chunk.
-constexpr u32 kChunkBytes = 512;
-
-/// A warp's part of its block's chunks. Laid out by the packer (gather_pack.h).
-struct alignas(16) GatherWarp {
-  u64 first;  // Chunk in the stream.
-  u32 chunks;
-  u32 strip;  // That it begins in …
-  u32 left;   // … and chunks until that ends.
-  u32 slot;   // Of the sums of its first piece; the others follow.
-  u32 pad[2];
-};
-
-/// A strip of a block. The sums of its pieces lie in consecutive slots.
-struct GatherStrip {
-  u32 chunks;
-  u16 first_slot, slots;
-};
 
 __device__ __forceinline__ u32 permute(u32 a, u32 b, u32 selector) {
   u32 d;
@@ -170,12 +154,19 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
   // A lane reads only what it has copied itself.
   const u8* next = stream + work.first * kChunkBytes + lane * 16;
   const u32 ring = base + ring_at + warp * (DEPTH * kChunkBytes) + lane * 16;
+  const int columns_after = kColumnsAt - lane * 8;  // Of delta columns, behind the lane's values.
+  const u32 columns_ring = ring + columns_after;
   int fetched = 0;
   u32 fetch_at = 0;
   const auto fetch = [&] {
-    if (fetched < chunks)
+    if (fetched < chunks) {
       asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(ring + fetch_at), "l"(next)
                    : "memory");
+      if constexpr (DELTA)
+        asm volatile("cp.async.ca.shared.global [%0], [%1], 8;" ::"r"(columns_ring + fetch_at),
+                     "l"(next + columns_after)
+                     : "memory");
+    }
     asm volatile("cp.async.commit_group;" ::: "memory");
     ++fetched;
     next += kChunkBytes;
@@ -198,12 +189,17 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
   stage_activations(shared, b + first_token * b_stride, b_stride, n, rank * columns, columns, k);
   __syncthreads();
 
-  u32 selectors[4];  // The half of a register that a lane's value goes to, or zero.
+  // The half of a register that a lane's value goes to, or zero; of words with two values, the
+  // value of the lower half, then that of the upper.
+  u32 selectors[2][4];
 #pragma unroll
-  for (int e = 0; e < 4; ++e) {
-    const bool here = (lane % 4 ^ lane / 8) == e;
-    selectors[e] = !here ? 0x4444 : lane / 4 % 2 != 0 ? 0x1044 : 0x4410;
-  }
+  for (int half = 0; half < 2; ++half)
+#pragma unroll
+    for (int e = 0; e < 4; ++e) {
+      const bool here = (lane % 4 ^ lane / 8) == e;
+      const u32 value = half == 0 ? 0x10 : 0x32;
+      selectors[half][e] = !here ? 0x4444 : lane / 4 % 2 != 0 ? value << 8 | 0x44 : 0x4400 | value;
+    }
   float sums[2][TOKEN_TILES][4] = {};
   u32 strip = work.strip, left = work.left, slot = work.slot;
   const auto put_away = [&] {
@@ -221,19 +217,32 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
 #pragma unroll 1
   for (int i = 0; i < chunks; ++i) {
     asm volatile("cp.async.wait_group %0;" ::"n"(DEPTH - 2) : "memory");
-    u32 words[kPairs];
+    u32 words[4];
     asm volatile("ld.shared.v4.u32 {%0,%1,%2,%3}, [%4];"
                  : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3])
                  : "r"(ring + read_at)
                  : "memory");
+    LaneColumns steps = {};
+    if constexpr (DELTA)
+      asm volatile("ld.shared.v2.u32 {%0,%1}, [%2];"
+                   : "=r"(steps.low), "=r"(steps.high)
+                   : "r"(columns_ring + read_at)
+                   : "memory");
     read_at = read_at == (DEPTH - 1) * kChunkBytes ? 0 : read_at + kChunkBytes;
     fetch();  // Where the chunk before this one was.
+    u32 address = base;
 #pragma unroll
     for (int p = 0; p < kPairs; ++p) {
-      const u32 address = base + (words[p] >> 16) * 16;
       u32 a[4];
+      if constexpr (DELTA) {
+        address += (p == 0 ? first_column(steps) : column_step(steps, p)) * 16;
 #pragma unroll
-      for (int e = 0; e < 4; ++e) a[e] = permute(words[p], 0, selectors[e]);
+        for (int e = 0; e < 4; ++e) a[e] = permute(words[p / 2], 0, selectors[p % 2][e]);
+      } else {
+        address = base + (words[p] >> 16) * 16;
+#pragma unroll
+        for (int e = 0; e < 4; ++e) a[e] = permute(words[p], 0, selectors[0][e]);
+      }
 #pragma unroll
       for (int t = 0; t < TOKEN_TILES; ++t) {
         u32 x[4];

@@ -8,6 +8,7 @@
 
 #include "cuda/device_text.h"
 #include "ops/spmm/cuda/epilogue.h"
+#include "ops/spmm/cuda/gather/gather_order.h"
 #include "ops/spmm/cuda/row_groups.h"
 
 namespace rarefy::gpu {
@@ -15,9 +16,11 @@ namespace {
 
 constexpr int kSplits[] = {1, 2, 4, 8};
 constexpr int kTokenTiles[] = {1, 2, 4};
-constexpr int kDepths[] = {4, 8};
-constexpr int kMostRounds = 16;        // Of clusters, one after the other.
-constexpr int kMostColumns = 1 << 16;  // Half a word.
+constexpr int kDepths[] = {4, 8}, kDeltaDepths[] = {4, 6};
+constexpr int kMostRounds = 16;             // Of clusters, one after the other.
+constexpr int kMostColumns = 1 << 16;       // Half a word.
+constexpr int kMostDeltaColumns = 1 << 15;  // What a chunk's first columns have room for.
+constexpr int kMostDeltaTiles = 2;          // More tokens are not bound by bytes.
 
 std::int64_t divide_up(std::int64_t a, std::int64_t b) {
   return (a + b - 1) / b;
@@ -81,15 +84,15 @@ bool fit_tall(GatherConfig& config, std::int64_t strips, const cuda::DeviceFacts
 std::int64_t GatherConfig::shared_bytes() const {
   const std::int64_t rows = std::int64_t{strips} * kStripRows;
   const std::int64_t planes = std::max(std::int64_t{columns} * 16, (rows + 4) * 32) * token_tiles;
-  const std::int64_t ring = std::int64_t{warps} * depth * kChunkBytes;
+  const std::int64_t ring = std::int64_t{warps} * depth * chunk_bytes();
   const std::int64_t slots = std::int64_t{strips + warps} * token_tiles * 512;
   const std::int64_t tables = std::int64_t{strips} * 12 + rows * 2;
   return planes + ring + slots + tables;
 }
 
 std::string GatherConfig::name() const {
-  return fmt::format("gather.n{}.w{}.d{}.c{}{}", token_tiles * 8, warps, depth, split,
-                     tall ? ".tall" : "");
+  return fmt::format("gather.n{}.w{}.d{}.c{}{}{}", token_tiles * 8, warps, depth, split,
+                     tall ? ".tall" : "", delta ? ".delta" : "");
 }
 
 cuda::Source GatherConfig::source(const Problem& problem) const {
@@ -101,9 +104,17 @@ cuda::Source GatherConfig::source(const Problem& problem) const {
   source.defines.push_back(fmt::format("WARPS={}", warps));
   source.defines.push_back(fmt::format("DEPTH={}", depth));
   source.defines.push_back(fmt::format("SPLIT={}", split));
+  source.defines.push_back(fmt::format("DELTA={}", delta ? 1 : 0));
+  source.defines.push_back(fmt::format("BACK={}", kGatherBack));
   source.defines.push_back(fmt::format("BF16={}", problem.weight == DType::kBF16 ? 1 : 0));
   source.defines.push_back(fmt::format("C_TYPE={}", cuda::device_type(problem.output)));
   return source;
+}
+
+cuda::Source GatherConfig::expand_source() const {
+  return {.name = delta ? "gather.expand.delta" : "gather.expand",
+          .text = std::string(cuda::device_text("ops/spmm/cuda/gather/expand.cu")),
+          .defines = {fmt::format("DELTA={}", delta ? 1 : 0), fmt::format("BACK={}", kGatherBack)}};
 }
 
 std::vector<GatherConfig> gather_configs(const Problem& problem, const cuda::DeviceFacts& device) {
@@ -124,6 +135,17 @@ std::vector<GatherConfig> gather_configs(const Problem& problem, const cuda::Dev
             fit(config, strips, device))
           found.push_back(config);
       }
+      if (problem.n > kMostForRows || !worth(token_tiles, problem.n) ||
+          token_tiles > kMostDeltaTiles || columns > kMostDeltaColumns)
+        continue;
+      for (const int depth : kDeltaDepths) {
+        GatherConfig config{.token_tiles = token_tiles,
+                            .depth = depth,
+                            .split = split,
+                            .columns = static_cast<int>(columns),
+                            .delta = true};
+        if (fit(config, strips, device)) found.push_back(config);
+      }
     }
   }
   return found;
@@ -135,25 +157,30 @@ double estimate_us(const GatherConfig& config, const Problem& problem, const Pat
   // Steps of a strip in a block's columns: its longest row there, and half a chunk.
   const double whole = mean_strip(pattern);
   const double part = whole / config.split;
-  const double steps =
-      part + (config.split > 1 ? 0.7 * std::sqrt(part) : 0) + 0.5 * GatherConfig::kChunkSteps;
+  // Delta columns: zeros where nothing is within reach, and conflicts of banks where too little is
+  // to choose from (counted on uniform patterns).
+  const double density = pattern.density();
+  const double zeros = config.delta ? 0.01 + 2.5 * std::exp(-kGatherForth * density) : 0;
+  const double conflicts =
+      config.delta ? std::clamp(0.04 - 0.035 * std::log2(5 * density), 0., 0.2) : 0.01;
+  const double steps = (part + (config.split > 1 ? 0.7 * std::sqrt(part) : 0)) * (1 + zeros) +
+                       0.5 * config.chunk_steps();
   const double sms = std::max(1, device.multiprocessors);
   // Of a multiprocessor. Blocks that take rows do not divide: those of one pass fill the GPU.
   const double rounds = config.tall ? std::ceil(passes * config.blocks() / sms)
                                     : passes * std::ceil(config.blocks() / sms);
   const double strips = rounds * config.strips;
-  const double step_bytes =
-      static_cast<double>(GatherConfig::kChunkBytes) / GatherConfig::kChunkSteps;
+  const double step_bytes = static_cast<double>(config.chunk_bytes()) / config.chunk_steps();
   const double clocks_a_us = 1e3 * device.clock_ghz;
   // From memory once, and for every pass from L2.
   constexpr double kL2BytesAClock = 34;
   const double memory_us = std::max((config.tall ? 1 : passes) * config.blocks() * config.strips *
                                         steps * step_bytes / (0.87e3 * device.memory_gb_per_s),
                                     strips * steps * step_bytes / kL2BytesAClock / clocks_a_us);
-  // A step: 16 columns of 16 bytes for each tile of 8 tokens, and 64 bytes in and out of the L1.
+  // A step: 16 columns of 16 bytes for each tile of 8 tokens, and its bytes in and out of the L1.
   constexpr double kSharedReached = 0.9, kIssueReached = 0.65;
-  const double wavefronts = 2.1 * config.token_tiles + 1;
-  const double instructions = 5.5 + 1.5 * config.token_tiles;
+  const double wavefronts = 2 * (1 + 8 * conflicts) * config.token_tiles + step_bytes / 64;
+  const double instructions = (config.delta ? 6.5 : 5.5) + 1.5 * config.token_tiles;
   const double work_us = strips * steps *
                          std::max(wavefronts / kSharedReached, instructions / 4 / kIssueReached) /
                          clocks_a_us;

@@ -12,21 +12,24 @@ namespace rarefy::gpu {
 struct GatherConfig {
   int token_tiles = 1;  ///< Of 8 tokens, at once.
   int warps = 16;
-  int depth = 4;      ///< Chunks in flight, a warp.
-  int split = 1;      ///< Blocks of a cluster, along K.
-  int tiles = 1;      ///< Clusters, along rows.
-  int strips = 1;     ///< Of 16 rows, a tile.
-  int columns = 8;    ///< Of a block: a multiple of 8.
-  bool tall = false;  ///< Tiles as high as shared memory allows: blocks divide tokens, not rows.
+  int depth = 4;       ///< Chunks in flight, a warp.
+  int split = 1;       ///< Blocks of a cluster, along K.
+  int tiles = 1;       ///< Clusters, along rows.
+  int strips = 1;      ///< Of 16 rows, a tile.
+  int columns = 8;     ///< Of a block: a multiple of 8.
+  bool tall = false;   ///< Tiles as high as shared memory allows: blocks divide tokens, not rows.
+  bool delta = false;  ///< Columns as steps from the column before: 3 bytes a nonzero, not 4.
 
   static constexpr int kStripRows = 16;
-  static constexpr int kChunkSteps = 8;  ///< In a step, each row of a strip has one nonzero.
-  static constexpr int kChunkBytes = kChunkSteps * kStripRows * 4;
 
+  /// In a step, each row of a strip has one nonzero.
+  [[nodiscard]] int chunk_steps() const { return delta ? 16 : 8; }
+  [[nodiscard]] int chunk_bytes() const { return chunk_steps() * kStripRows * (delta ? 3 : 4); }
   [[nodiscard]] int blocks() const { return tiles * split; }
   [[nodiscard]] std::int64_t shared_bytes() const;
   [[nodiscard]] std::string name() const;
   [[nodiscard]] cuda::Source source(const Problem& problem) const;
+  [[nodiscard]] cuda::Source expand_source() const;  ///< expand.cu: the same for most.
 };
 
 /// Every configuration that makes sense for the problem.

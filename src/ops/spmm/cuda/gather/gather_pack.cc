@@ -1,104 +1,23 @@
 #include "ops/spmm/cuda/gather/gather_pack.h"
 
 #include <algorithm>
-#include <array>
 #include <atomic>
 #include <cstring>
 #include <numeric>
 
+#include "base/check.h"
+#include "ops/spmm/cuda/gather/gather_order.h"
 #include "ops/spmm/cuda/row_groups.h"
 
 namespace rarefy::gpu {
 namespace {
 
-constexpr int kBanks = 8;  // Groups of four: the 16 bytes of a column lie in one.
-constexpr int kHalf = 8;   // Rows that gather together.
 constexpr int kLanes = 32;
 
 /// Where column `i` of a block lies in shared memory (stage_activations).
 std::uint32_t place_of(std::int64_t i) {
   return static_cast<std::uint32_t>(i ^ (i >> 3 & 7));
 }
-
-struct Entry {
-  std::uint16_t value = 0, column = 0;
-};
-using Step = std::array<Entry, kHalf>;
-
-/// Puts the nonzeros of eight rows into an order in which the eight of a step lie in different
-/// banks: a matching of rows and banks each step, which takes from the fullest banks first. Where
-/// none covers every row that has no step to lose, two share a bank.
-class HalfStrip {
- public:
-  void add(int row, Entry entry) {
-    lists_[row][entry.column % kBanks].push_back(entry);
-    ++row_left_[row];
-    ++bank_left_[entry.column % kBanks];
-  }
-
-  [[nodiscard]] int longest() const {
-    return *std::max_element(row_left_.begin(), row_left_.end());
-  }
-
-  /// Takes the next step of `steps_left`; returns how many of its nonzeros share a bank.
-  int take(int steps_left, Step& step) {
-    std::array<int, kBanks> banks;
-    std::iota(banks.begin(), banks.end(), 0);
-    std::sort(banks.begin(), banks.end(),
-              [&](int a, int b) { return bank_left_[a] > bank_left_[b]; });
-    std::iota(rows_.begin(), rows_.end(), 0);
-    std::sort(rows_.begin(), rows_.end(),
-              [&](int a, int b) { return row_left_[a] > row_left_[b]; });
-    bank_of_.fill(-1);
-    unsigned used = 0;
-    for (const int bank : banks) {
-      unsigned seen = 0;
-      if (bank_left_[bank] > 0 && match(bank, seen)) used |= 1U << bank;
-    }
-    int conflicts = 0;
-    for (int row = 0; row < kHalf; ++row) {
-      int bank = bank_of_[row];
-      if (bank < 0 && row_left_[row] >= steps_left) {
-        bank = 0;
-        for (int b = 1; b < kBanks; ++b)
-          if (lists_[row][b].size() > lists_[row][bank].size()) bank = b;
-        ++conflicts;
-      }
-      if (bank >= 0) {
-        step[row] = lists_[row][bank].back();
-        lists_[row][bank].pop_back();
-        --row_left_[row];
-        --bank_left_[bank];
-      } else {
-        // Nothing: a zero times a column in a bank that is still free.
-        int free = 0;
-        while ((used >> free & 1) != 0) ++free;
-        used |= 1U << free;
-        step[row] = {0, static_cast<std::uint16_t>(free)};
-      }
-    }
-    return conflicts;
-  }
-
- private:
-  /// Gives `bank` a row, moving others to other banks if need be. `seen`: rows asked already.
-  bool match(int bank, unsigned& seen) {
-    for (const int row : rows_) {
-      if ((seen >> row & 1) != 0 || lists_[row][bank].empty()) continue;
-      seen |= 1U << row;
-      if (bank_of_[row] < 0 || match(bank_of_[row], seen)) {
-        bank_of_[row] = bank;
-        return true;
-      }
-    }
-    return false;
-  }
-
-  std::array<std::array<std::vector<Entry>, kBanks>, kHalf> lists_;
-  std::array<int, kHalf> row_left_ = {};
-  std::array<int, kBanks> bank_left_ = {};
-  std::array<int, kHalf> rows_ = {}, bank_of_ = {};
-};
 
 /// The rows of a CSR between two columns.
 class Columns {
@@ -118,7 +37,7 @@ class Columns {
     return {std::lower_bound(from, to, static_cast<std::uint32_t>(begin_)) - columns_,
             std::lower_bound(from, to, static_cast<std::uint32_t>(end_)) - columns_};
   }
-  [[nodiscard]] Entry entry(std::int64_t at) const {
+  [[nodiscard]] GatherEntry entry(std::int64_t at) const {
     return {values_[at], static_cast<std::uint16_t>(place_of(columns_[at] - begin_))};
   }
 
@@ -129,16 +48,54 @@ class Columns {
   std::int64_t begin_, end_;
 };
 
-/// Writes eight steps of both halves of a strip as a chunk.
-void write_chunk(const Step* low, const Step* high, std::uint32_t* words) {
-  const Step* halves[2] = {low, high};
+/// The steps of a chunk, from `first` on, as its lanes hold them.
+class Chunk {
+ public:
+  Chunk(const GatherOrder& order, std::size_t first) : order_(order), first_(first) {}
+
+  [[nodiscard]] std::uint16_t value(int lane, int pair) const {
+    const int e = lane % 4 ^ lane / 8;
+    return step(e % 2, pair * 2 + e / 2)[static_cast<std::size_t>(lane) / 4].value;
+  }
+  [[nodiscard]] std::uint16_t column(int lane, int pair) const {
+    const int q = lane / 8;
+    return step(q % 2, pair * 2 + q / 2)[static_cast<std::size_t>(lane % 8 ^ 2 * q)].column;
+  }
+
+ private:
+  [[nodiscard]] const GatherStep& step(int half, int i) const {
+    return order_.halves[half][first_ + static_cast<std::size_t>(i)];
+  }
+
+  const GatherOrder& order_;
+  std::size_t first_;
+};
+
+/// A word a nonzero.
+void write_words(const Chunk& chunk, std::uint32_t* words) {
+  for (int lane = 0; lane < kLanes; ++lane)
+    for (int pair = 0; pair < 4; ++pair)
+      words[lane * 4 + pair] =
+          std::uint32_t{chunk.column(lane, pair)} << 16 | chunk.value(lane, pair);
+}
+
+/// Eight values a lane, then eight columns in 64 bits.
+void write_deltas(const Chunk& chunk, std::uint32_t* words) {
   for (int lane = 0; lane < kLanes; ++lane) {
-    const int g = lane / 4, e = lane % 4 ^ lane / 8, q = lane / 8;
-    for (int pair = 0; pair < GatherConfig::kChunkSteps / 2; ++pair) {
-      const std::uint32_t value = halves[e % 2][pair * 2 + e / 2][g].value;
-      const std::uint32_t column = halves[q % 2][pair * 2 + q / 2][lane % 8 ^ 2 * q].column;
-      words[lane * 4 + pair] = column << 16 | value;
+    for (int pair = 0; pair < 8; pair += 2)
+      words[lane * 4 + pair / 2] =
+          std::uint32_t{chunk.value(lane, pair + 1)} << 16 | chunk.value(lane, pair);
+    const std::uint32_t first = chunk.column(lane, 0);
+    std::uint64_t code = std::uint64_t{first & 15} << 28 | std::uint64_t{first >> 4} << 53;
+    for (int pair = 1; pair < 8; ++pair) {
+      const int step = chunk.column(lane, pair) - chunk.column(lane, pair - 1) + kGatherBack;
+      if (step < 0 || step > kGatherBack + kGatherForth)
+        fail(ErrorKind::kInternal, "gather: a step of {} columns", step - kGatherBack);
+      code |= static_cast<std::uint64_t>(step)
+              << (pair <= 4 ? 7 * (pair - 1) : 32 + 7 * (pair - 5));
     }
+    words[kLanes * 4 + lane * 2] = static_cast<std::uint32_t>(code);
+    words[kLanes * 4 + lane * 2 + 1] = static_cast<std::uint32_t>(code >> 32);
   }
 }
 
@@ -177,7 +134,8 @@ void cut(std::uint64_t first, GatherStrip* strips, int strip_count, GatherWarp* 
 GatherArrays pack_gather(const CsrMatrix& csr, const GatherConfig& config, ThreadPool& pool) {
   const auto strips = static_cast<std::size_t>(config.strips);
   const auto blocks = static_cast<std::size_t>(config.blocks());
-  constexpr std::size_t kWords = GatherConfig::kChunkBytes / 4;
+  const auto chunk_words = static_cast<std::size_t>(config.chunk_bytes()) / 4;
+  const auto chunk_steps = static_cast<std::size_t>(config.chunk_steps());
   const std::size_t rows = strips * GatherConfig::kStripRows;
   GatherArrays arrays;
   arrays.groups = deal_row_groups(csr, GatherConfig::kStripRows, config.tiles, config.strips);
@@ -188,7 +146,6 @@ GatherArrays pack_gather(const CsrMatrix& csr, const GatherConfig& config, Threa
   std::atomic<std::int64_t> nonzeros = 0, conflicts = 0;
   pool.parallel_dynamic(
       static_cast<std::int64_t>(blocks), 1, [&](std::int64_t from, std::int64_t to) {
-        std::vector<Step> steps[2];
         for (auto block = static_cast<std::size_t>(from); block < static_cast<std::size_t>(to);
              ++block) {
           const std::size_t tile = block / static_cast<std::size_t>(config.split);
@@ -209,29 +166,26 @@ GatherArrays pack_gather(const CsrMatrix& csr, const GatherConfig& config, Threa
           });
           std::vector<std::uint32_t>& stream = streams[block];
           for (std::size_t s = 0; s < strips; ++s) {
-            HalfStrip halves[2];
-            for (int r = 0; r < GatherConfig::kStripRows; ++r) {
-              const Columns::Range range = ranges[places[s * 16 + static_cast<std::size_t>(r)]];
-              // Taken from the back.
-              for (std::int64_t at = range.last; at-- > range.first;)
-                halves[r / kHalf].add(r % kHalf, columns.entry(at));
+            GatherRows nonzeros_of;
+            for (std::size_t r = 0; r < nonzeros_of.size(); ++r) {
+              const Columns::Range range = ranges[places[s * 16 + r]];
+              for (std::int64_t at = range.first; at < range.last; ++at)
+                nonzeros_of[r].push_back(columns.entry(at));
               nonzeros += range.last - range.first;
+              if (config.delta)  // Columns of a group of eight have changed places.
+                std::sort(nonzeros_of[r].begin(), nonzeros_of[r].end(),
+                          [](GatherEntry a, GatherEntry b) { return a.column < b.column; });
             }
-            const int longest = std::max(halves[0].longest(), halves[1].longest());
-            const int chunks =
-                (longest + GatherConfig::kChunkSteps - 1) / GatherConfig::kChunkSteps;
-            const int count = chunks * GatherConfig::kChunkSteps;
-            for (int h = 0; h < 2; ++h) {
-              steps[h].resize(static_cast<std::size_t>(count));
-              for (int i = 0; i < count; ++i)
-                conflicts += halves[h].take(count - i, steps[h][static_cast<std::size_t>(i)]);
-            }
+            const GatherOrder order = config.delta
+                                          ? order_within_reach(nonzeros_of, config.chunk_steps())
+                                          : order_freely(nonzeros_of, config.chunk_steps());
+            conflicts += order.conflicts;
+            const std::size_t chunks = order.halves[0].size() / chunk_steps;
             const std::size_t before = stream.size();
-            stream.resize(before + static_cast<std::size_t>(chunks) * kWords);
-            for (int c = 0; c < chunks; ++c)
-              write_chunk(steps[0].data() + c * GatherConfig::kChunkSteps,
-                          steps[1].data() + c * GatherConfig::kChunkSteps,
-                          stream.data() + before + static_cast<std::size_t>(c) * kWords);
+            stream.resize(before + chunks * chunk_words);
+            for (std::size_t c = 0; c < chunks; ++c)
+              (config.delta ? write_deltas : write_words)(Chunk(order, c * chunk_steps),
+                                                          stream.data() + before + c * chunk_words);
             arrays.strips[block * strips + s].chunks = static_cast<std::uint32_t>(chunks);
           }
         }
@@ -241,12 +195,12 @@ GatherArrays pack_gather(const CsrMatrix& csr, const GatherConfig& config, Threa
   std::size_t words = 0;
   std::vector<std::size_t> offsets;
   for (std::size_t block = 0; block < blocks; ++block) {
-    cut(words / kWords, &arrays.strips[block * strips], config.strips,
+    cut(words / chunk_words, &arrays.strips[block * strips], config.strips,
         &arrays.warps[block * static_cast<std::size_t>(config.warps)], config.warps);
     offsets.push_back(words);
     words += streams[block].size();
   }
-  arrays.stream.resize(std::max(words, kWords));
+  arrays.stream.resize(std::max(words, chunk_words));
   pool.parallel_dynamic(
       static_cast<std::int64_t>(blocks), 1, [&](std::int64_t from, std::int64_t to) {
         for (auto block = static_cast<std::size_t>(from); block < static_cast<std::size_t>(to);

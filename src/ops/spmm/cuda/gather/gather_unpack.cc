@@ -1,23 +1,50 @@
 // The kernel's walk through a packed weight, on the host: what tests hold the packer against.
 #include "base/check.h"
+#include "ops/spmm/cuda/gather/gather_order.h"
 #include "ops/spmm/cuda/gather/gather_pack.h"
 
 namespace rarefy::gpu {
 namespace {
 
-constexpr int kLanes = 32, kPairs = GatherConfig::kChunkSteps / 2;
+constexpr std::uint32_t kLanes = 32;
+
+/// The words of a chunk, decoded as chunk.cuh says.
+class ChunkReader {
+ public:
+  ChunkReader(const std::uint32_t* words, bool delta) : words_(words), delta_(delta) {}
+
+  [[nodiscard]] std::uint32_t pairs() const { return delta_ ? 8 : 4; }
+
+  [[nodiscard]] std::uint16_t value(std::uint32_t lane, std::uint32_t pair) const {
+    const std::uint32_t word = words_[lane * 4 + (delta_ ? pair / 2 : pair)];
+    return static_cast<std::uint16_t>(delta_ && pair % 2 != 0 ? word >> 16 : word);
+  }
+
+  [[nodiscard]] std::uint32_t column(std::uint32_t lane, std::uint32_t pair) const {
+    if (!delta_) return words_[lane * 4 + pair] >> 16;
+    const std::uint32_t low = words_[kLanes * 4 + lane * 2],
+                        high = words_[kLanes * 4 + lane * 2 + 1];
+    std::uint32_t at = high >> 21 << 4 | low >> 28;
+    for (std::uint32_t p = 1; p <= pair; ++p)
+      at += (p <= 4 ? low >> 7 * (p - 1) : high >> 7 * (p - 5)) % 128 - kGatherBack;
+    return at;
+  }
+
+ private:
+  const std::uint32_t* words_;
+  bool delta_;
+};
 
 /// What a chunk of a strip adds to the rows of a tile, from the registers of A and the addresses
 /// that the lanes hand to ldmatrix.
 template <class Put>
-void walk_chunk(const std::uint32_t* words, const Put& put) {
-  for (int pair = 0; pair < kPairs; ++pair) {
-    for (int lane = 0; lane < kLanes; ++lane) {
-      const int g = lane / 4, t = lane % 4, e = t ^ lane / 8;
+void walk_chunk(const ChunkReader& chunk, const Put& put) {
+  for (std::uint32_t pair = 0; pair < chunk.pairs(); ++pair) {
+    for (std::uint32_t lane = 0; lane < kLanes; ++lane) {
+      const std::uint32_t g = lane / 4, t = lane % 4, e = t ^ lane / 8;
       // Register 0 of A: row g, columns 2t, 2t + 1; register 3: row g + 8, columns 2t + 8, 2t + 9;
       // matrix e of ldmatrix holds the eight columns.
-      put(g + 8 * (e % 2), words[(e * 8 + 2 * t + g % 2) * 4 + pair] >> 16,
-          static_cast<std::uint16_t>(words[lane * 4 + pair]));
+      put(g + 8 * (e % 2), chunk.column(e * 8 + 2 * t + g % 2, pair), chunk.value(lane, pair));
     }
   }
 }
@@ -28,6 +55,7 @@ std::vector<std::uint16_t> unpack_gather(const GatherArrays& arrays, const Gathe
                                          std::int64_t rows, std::int64_t cols) {
   std::vector<std::uint16_t> dense(static_cast<std::size_t>(rows * cols));
   const auto strips = static_cast<std::size_t>(config.strips);
+  const auto chunk_words = static_cast<std::size_t>(config.chunk_bytes()) / 4;
   for (std::size_t block = 0; block < static_cast<std::size_t>(config.blocks()); ++block) {
     const std::int64_t begin = static_cast<std::int64_t>(block) % config.split * config.columns;
     const std::size_t tile = block / static_cast<std::size_t>(config.split);
@@ -42,10 +70,9 @@ std::vector<std::uint16_t> unpack_gather(const GatherArrays& arrays, const Gathe
         if (slot < of.first_slot || slot >= std::uint32_t{of.first_slot} + of.slots)
           fail(ErrorKind::kInternal, "gather: warp {} of strip {} has slot {} of {}+{}", w, strip,
                slot, of.first_slot, of.slots);
-        const auto put = [&](int r, std::uint32_t at, std::uint16_t value) {
+        const auto put = [&](std::uint32_t r, std::uint32_t at, std::uint16_t value) {
           if (value == 0) return;
-          const int place =
-              arrays.places[(block * strips + strip) * 16 + static_cast<std::size_t>(r)];
+          const int place = arrays.places[(block * strips + strip) * 16 + r];
           const std::int32_t group =
               arrays.groups[tile * strips + static_cast<std::size_t>(place) / 16];
           const std::int64_t row = group + place % 16;
@@ -55,7 +82,7 @@ std::vector<std::uint16_t> unpack_gather(const GatherArrays& arrays, const Gathe
                  rows, cols);
           dense[static_cast<std::size_t>(row * cols + col)] = value;
         };
-        walk_chunk(&arrays.stream[(warp.first + i) * (GatherConfig::kChunkBytes / 4)], put);
+        walk_chunk({&arrays.stream[(warp.first + i) * chunk_words], config.delta}, put);
         if (--left == 0) {
           ++slot;
           do {
