@@ -22,19 +22,32 @@ thread_local Dim threadIdx, blockIdx, blockDim, gridDim;
 #define __forceinline__ inline
 #define __launch_bounds__(...)
 
-#define BACK 48
 namespace gather {
 #define DELTA 0
+#define BACK 0
 #include "ops/spmm/cuda/gather/expand.cu"
 #undef DELTA
+#undef BACK
 }  // namespace gather
-namespace gather_delta {
-#define DELTA 1
-#define expand_gather expand_gather_delta  // Both have C's linkage.
+// Functions with C's linkage need names of their own.
+namespace gather7 {
+#define DELTA 7
+#define BACK 48
+#define expand_gather expand_gather7
 #include "ops/spmm/cuda/gather/expand.cu"
+static_assert(BACK == rarefy::gpu::gather_reach(DELTA).back);
 #undef expand_gather
-}  // namespace gather_delta
-static_assert(BACK == rarefy::gpu::kGatherBack);
+#undef DELTA
+#undef BACK
+}  // namespace gather7
+namespace gather11 {
+#define DELTA 11
+#define BACK 1023
+#define expand_gather expand_gather11
+#include "ops/spmm/cuda/gather/expand.cu"
+static_assert(BACK == rarefy::gpu::gather_reach(DELTA).back);
+#undef expand_gather
+}  // namespace gather11
 namespace scatter {
 #include "ops/spmm/cuda/scatter/expand.cu"
 }
@@ -76,7 +89,7 @@ void for_every_weight(const Check& check) {
 /// Packs every weight in configurations of blocks and turns, and calls `expand(arrays, config, csr,
 /// dense)` for every thread.
 template <class Expand>
-void expect_gather_returns_every_bit(bool delta, const Expand& expand) {
+void expect_gather_returns_every_bit(int delta, const Expand& expand) {
   for_every_weight([&](const CsrMatrix& csr, const std::vector<std::uint16_t>& expected) {
     const auto strips = static_cast<int>((csr.rows() + 15) / 16);
     for (const int split : {1, 2, 4}) {
@@ -100,27 +113,30 @@ void expect_gather_returns_every_bit(bool delta, const Expand& expand) {
   });
 }
 
+/// Calls a text's kernel for a thread.
+template <class Warp, class Strip, class Kernel>
+auto expand_by(const Kernel& kernel) {
+  return [kernel](const GatherArrays& arrays, const GatherConfig& config, std::int64_t cols,
+                  std::uint16_t* dense) {
+    kernel(arrays.stream.data(), reinterpret_cast<const Warp*>(arrays.warps.data()),
+           reinterpret_cast<const Strip*>(arrays.strips.data()), arrays.places.data(),
+           arrays.groups.data(), config.strips, config.split, config.columns, dense, cols);
+  };
+}
+
 TEST(ExpandText, GatherReturnsEveryBit) {
-  expect_gather_returns_every_bit(false, [](const GatherArrays& arrays, const GatherConfig& config,
-                                            std::int64_t cols, std::uint16_t* dense) {
-    text::gather::expand_gather(
-        arrays.stream.data(),
-        reinterpret_cast<const text::gather::GatherWarp*>(arrays.warps.data()),
-        reinterpret_cast<const text::gather::GatherStrip*>(arrays.strips.data()),
-        arrays.places.data(), arrays.groups.data(), config.strips, config.split, config.columns,
-        dense, cols);
-  });
+  namespace gather = text::gather;
+  expect_gather_returns_every_bit(
+      0, expand_by<gather::GatherWarp, gather::GatherStrip>(gather::expand_gather));
 }
 
 TEST(ExpandText, GatherWithDeltaColumnsReturnsEveryBit) {
-  namespace gather = text::gather_delta;
-  expect_gather_returns_every_bit(true, [](const GatherArrays& arrays, const GatherConfig& config,
-                                           std::int64_t cols, std::uint16_t* dense) {
-    gather::expand_gather_delta(
-        arrays.stream.data(), reinterpret_cast<const gather::GatherWarp*>(arrays.warps.data()),
-        reinterpret_cast<const gather::GatherStrip*>(arrays.strips.data()), arrays.places.data(),
-        arrays.groups.data(), config.strips, config.split, config.columns, dense, cols);
-  });
+  namespace short_steps = text::gather7;
+  namespace long_steps = text::gather11;
+  expect_gather_returns_every_bit(
+      7, expand_by<short_steps::GatherWarp, short_steps::GatherStrip>(short_steps::expand_gather7));
+  expect_gather_returns_every_bit(
+      11, expand_by<long_steps::GatherWarp, long_steps::GatherStrip>(long_steps::expand_gather11));
 }
 
 TEST(ExpandText, ScatterReturnsEveryBit) {

@@ -16,7 +16,7 @@ namespace rarefy::gpu {
 namespace {
 
 GatherConfig config_for(std::int64_t rows, std::int64_t cols, int split, int tiles, int warps,
-                        bool delta = false) {
+                        int delta = 0) {
   const auto strips = static_cast<int>((rows + 15) / 16);
   return {.warps = warps,
           .split = split,
@@ -36,13 +36,13 @@ TEST(PackGather, ReturnsEveryBit) {
     for (const int split : {1, 3, 4}) {
       for (const int tiles : {1, 3, 10}) {
         for (const int warps : {1, 16}) {
-          for (const bool delta : {false, true}) {
+          for (const int delta : {0, 7, 11}) {
             const GatherConfig config = config_for(kRows, kCols, split, tiles, warps, delta);
             const GatherArrays arrays = pack_gather(csr, config, default_pool());
             EXPECT_EQ(arrays.nonzeros, csr.entries());
             EXPECT_EQ(unpack_gather(arrays, config, kRows, kCols), expected)
                 << testing::to_string(pattern) << " split " << split << ", " << tiles << " tiles, "
-                << warps << " warps" << (delta ? ", delta columns" : "");
+                << warps << " warps, delta " << delta;
           }
         }
       }
@@ -87,15 +87,19 @@ TEST(PackGather, PadsLittle) {
   }
 }
 
-TEST(PackGather, DeltaColumnsTakeThreeBytesAndShareFewBanks) {
+TEST(PackGather, DeltaColumnsTakeFewerBytesAndShareFewBanks) {
   struct Expected {
+    int delta;
     double density, bytes, conflicts;
   };
-  for (const auto& [density, bytes, conflicts] :
-       {Expected{0.2, 3.08, 0.05}, {0.1, 3.17, 0.09}, {0.05, 3.45, 0.14}}) {
+  for (const auto& [delta, density, bytes, conflicts] : {Expected{7, 0.2, 3.08, 0.05},
+                                                         {7, 0.1, 3.17, 0.09},
+                                                         {7, 0.05, 3.45, 0.14},
+                                                         {11, 0.1, 3.65, 0.035},
+                                                         {11, 0.05, 3.8, 0.04}}) {
     const TestWeight w({112, 4096, Pattern::kUniform, density}, DType::kF16);
     const GatherArrays arrays = pack_gather(dynamic_cast<const CsrMatrix&>(*w.csr),
-                                            config_for(112, 4096, 1, 1, 16, true), default_pool());
+                                            config_for(112, 4096, 1, 1, 16, delta), default_pool());
     const auto nonzeros = static_cast<double>(arrays.nonzeros);
     EXPECT_LT(static_cast<double>(arrays.stream.size() * 4), bytes * nonzeros) << density;
     EXPECT_LT(static_cast<double>(arrays.conflicts), conflicts * nonzeros) << density;
@@ -111,7 +115,8 @@ TEST(GatherOrder, StepsStayWithinReach) {
         rows[r].push_back(
             {static_cast<std::uint16_t>(1 + column), static_cast<std::uint16_t>(column)});
   constexpr int kChunkSteps = 16;
-  const GatherOrder order = order_within_reach(rows, kChunkSteps);
+  constexpr GatherReach kReach = gather_reach(7);
+  const GatherOrder order = order_within_reach(rows, kChunkSteps, kReach);
   ASSERT_EQ(order.halves[0].size() % kChunkSteps, 0U);
   ASSERT_EQ(order.halves[0].size(), order.halves[1].size());
   for (std::size_t r = 0; r < rows.size(); ++r) {
@@ -124,8 +129,8 @@ TEST(GatherOrder, StepsStayWithinReach) {
       }
       if (i % kChunkSteps < 2) continue;
       const int step = entry.column - order.halves[r / 8][i - 2][r % 8].column;
-      EXPECT_LE(-kGatherBack, step) << "row " << r << ", step " << i;
-      EXPECT_LE(step, kGatherForth) << "row " << r << ", step " << i;
+      EXPECT_LE(-kReach.back, step) << "row " << r << ", step " << i;
+      EXPECT_LE(step, kReach.forth) << "row " << r << ", step " << i;
     }
     std::sort(seen.begin(), seen.end());
     std::vector<int> all;

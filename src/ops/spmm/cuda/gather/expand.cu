@@ -32,9 +32,9 @@ extern "C" __global__ void expand_gather(const u32* stream, const GatherWarp* wa
       const auto put = [&](u16 value, u32 at) {
         if (value != 0) row[at ^ (at >> 3 & 7)] = value;  // Swizzling twice is the way back.
       };
-      if constexpr (DELTA) {
+      if constexpr (DELTA > 0) {
         const u32* const code = words + kColumnsAt / 4 + from * 2;
-        const LaneColumns columns{code[0], code[1]};
+        const LaneColumns columns{code[0], code[1], DELTA == 11 ? words[kMoreAt / 4 + from] : 0};
         u32 at = first_column(columns);
         for (int pair = 0; pair < kPairs; ++pair) {
           if (pair > 0) at += column_step(columns, pair);

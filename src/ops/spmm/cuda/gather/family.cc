@@ -15,7 +15,9 @@ namespace rarefy::gpu {
 namespace {
 
 /// Below it, most steps of delta columns would be too long.
-constexpr double kLeastDeltaDensity = 0.025;
+double least_density(const GatherConfig& config) {
+  return config.delta == 7 ? 0.025 : config.delta > 0 ? 0.0025 : 0;
+}
 
 class GatherOperator final : public Operator {
  public:
@@ -120,7 +122,7 @@ class GatherFamily final : public Family {
                                                   const cuda::DeviceFacts& device) const override {
     std::vector<Candidate> found;
     for (const GatherConfig& config : gather_configs(problem, device)) {
-      if (config.delta && pattern.density() < kLeastDeltaDensity) continue;
+      if (pattern.density() < least_density(config)) continue;
       found.push_back(
           {.name = config.name(),
            .estimate_us = estimate_us(config, problem, pattern, device),

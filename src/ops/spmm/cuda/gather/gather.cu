@@ -13,9 +13,9 @@
 //   column, high half:           of the row of matrix that the lane addresses, q = lane / 8:
 //                                row 8 (q % 2) + (lane % 8 ^ 2q) of step q / 2
 // Eight steps make a chunk of 512 bytes, 16 a lane; with delta columns, 16 steps make one of 768
-// (chunk.cuh). Each lane copies its own share into a slot of its own in shared memory, DEPTH - 1
-// chunks ahead: loads into registers would share one of the six scoreboards, and the oldest would
-// wait for the newest.
+// or 896 (chunk.cuh). Each lane copies its own share into a slot of its own in shared memory, DEPTH
+// - 1 chunks ahead: loads into registers would share one of the six scoreboards, and the oldest
+// would wait for the newest.
 //
 // A block owns STRIPS strips and a range of K; its warps take equal parts of its chunks, wherever
 // strips end. Sums of the pieces are added up in shared memory, with SPLIT blocks of a cluster also
@@ -154,17 +154,22 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
   // A lane reads only what it has copied itself.
   const u8* next = stream + work.first * kChunkBytes + lane * 16;
   const u32 ring = base + ring_at + warp * (DEPTH * kChunkBytes) + lane * 16;
-  const int columns_after = kColumnsAt - lane * 8;  // Of delta columns, behind the lane's values.
-  const u32 columns_ring = ring + columns_after;
+  // Where delta columns lie, seen from the lane's values.
+  const int columns_after = kColumnsAt - lane * 8, more_after = kMoreAt - lane * 12;
+  const u32 columns_ring = ring + columns_after, more_ring = ring + more_after;
   int fetched = 0;
   u32 fetch_at = 0;
   const auto fetch = [&] {
     if (fetched < chunks) {
       asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(ring + fetch_at), "l"(next)
                    : "memory");
-      if constexpr (DELTA)
+      if constexpr (DELTA > 0)
         asm volatile("cp.async.ca.shared.global [%0], [%1], 8;" ::"r"(columns_ring + fetch_at),
                      "l"(next + columns_after)
+                     : "memory");
+      if constexpr (DELTA == 11)
+        asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(more_ring + fetch_at),
+                     "l"(next + more_after)
                      : "memory");
     }
     asm volatile("cp.async.commit_group;" ::: "memory");
@@ -223,10 +228,15 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
                  : "r"(ring + read_at)
                  : "memory");
     LaneColumns steps = {};
-    if constexpr (DELTA)
+    if constexpr (DELTA > 0)
       asm volatile("ld.shared.v2.u32 {%0,%1}, [%2];"
                    : "=r"(steps.low), "=r"(steps.high)
                    : "r"(columns_ring + read_at)
+                   : "memory");
+    if constexpr (DELTA == 11)
+      asm volatile("ld.shared.u32 %0, [%1];"
+                   : "=r"(steps.more)
+                   : "r"(more_ring + read_at)
                    : "memory");
     read_at = read_at == (DEPTH - 1) * kChunkBytes ? 0 : read_at + kChunkBytes;
     fetch();  // Where the chunk before this one was.
@@ -234,7 +244,7 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
 #pragma unroll
     for (int p = 0; p < kPairs; ++p) {
       u32 a[4];
-      if constexpr (DELTA) {
+      if constexpr (DELTA > 0) {
         address += (p == 0 ? first_column(steps) : column_step(steps, p)) * 16;
 #pragma unroll
         for (int e = 0; e < 4; ++e) a[e] = permute(words[p / 2], 0, selectors[p % 2][e]);

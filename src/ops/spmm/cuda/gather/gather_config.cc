@@ -16,7 +16,8 @@ namespace {
 
 constexpr int kSplits[] = {1, 2, 4, 8};
 constexpr int kTokenTiles[] = {1, 2, 4};
-constexpr int kDepths[] = {4, 8}, kDeltaDepths[] = {4, 6};
+constexpr int kDepths[] = {4, 8};
+constexpr int kDeltas[] = {7, 11};
 constexpr int kMostRounds = 16;             // Of clusters, one after the other.
 constexpr int kMostColumns = 1 << 16;       // Half a word.
 constexpr int kMostDeltaColumns = 1 << 15;  // What a chunk's first columns have room for.
@@ -92,7 +93,7 @@ std::int64_t GatherConfig::shared_bytes() const {
 
 std::string GatherConfig::name() const {
   return fmt::format("gather.n{}.w{}.d{}.c{}{}{}", token_tiles * 8, warps, depth, split,
-                     tall ? ".tall" : "", delta ? ".delta" : "");
+                     tall ? ".tall" : "", delta > 0 ? fmt::format(".delta{}", delta) : "");
 }
 
 cuda::Source GatherConfig::source(const Problem& problem) const {
@@ -104,17 +105,18 @@ cuda::Source GatherConfig::source(const Problem& problem) const {
   source.defines.push_back(fmt::format("WARPS={}", warps));
   source.defines.push_back(fmt::format("DEPTH={}", depth));
   source.defines.push_back(fmt::format("SPLIT={}", split));
-  source.defines.push_back(fmt::format("DELTA={}", delta ? 1 : 0));
-  source.defines.push_back(fmt::format("BACK={}", kGatherBack));
+  source.defines.push_back(fmt::format("DELTA={}", delta));
+  source.defines.push_back(fmt::format("BACK={}", gather_reach(delta).back));
   source.defines.push_back(fmt::format("BF16={}", problem.weight == DType::kBF16 ? 1 : 0));
   source.defines.push_back(fmt::format("C_TYPE={}", cuda::device_type(problem.output)));
   return source;
 }
 
 cuda::Source GatherConfig::expand_source() const {
-  return {.name = delta ? "gather.expand.delta" : "gather.expand",
+  return {.name = delta > 0 ? fmt::format("gather.expand.delta{}", delta) : "gather.expand",
           .text = std::string(cuda::device_text("ops/spmm/cuda/gather/expand.cu")),
-          .defines = {fmt::format("DELTA={}", delta ? 1 : 0), fmt::format("BACK={}", kGatherBack)}};
+          .defines = {fmt::format("DELTA={}", delta),
+                      fmt::format("BACK={}", gather_reach(delta).back)}};
 }
 
 std::vector<GatherConfig> gather_configs(const Problem& problem, const cuda::DeviceFacts& device) {
@@ -138,12 +140,11 @@ std::vector<GatherConfig> gather_configs(const Problem& problem, const cuda::Dev
       if (problem.n > kMostForRows || !worth(token_tiles, problem.n) ||
           token_tiles > kMostDeltaTiles || columns > kMostDeltaColumns)
         continue;
-      for (const int depth : kDeltaDepths) {
+      for (const int delta : kDeltas) {
         GatherConfig config{.token_tiles = token_tiles,
-                            .depth = depth,
                             .split = split,
                             .columns = static_cast<int>(columns),
-                            .delta = true};
+                            .delta = delta};
         if (fit(config, strips, device)) found.push_back(config);
       }
     }
@@ -157,12 +158,14 @@ double estimate_us(const GatherConfig& config, const Problem& problem, const Pat
   // Steps of a strip in a block's columns: its longest row there, and half a chunk.
   const double whole = mean_strip(pattern);
   const double part = whole / config.split;
-  // Delta columns: zeros where nothing is within reach, and conflicts of banks where too little is
+  // Short steps: zeros where nothing is within reach, and conflicts of banks where too little is
   // to choose from (counted on uniform patterns).
   const double density = pattern.density();
-  const double zeros = config.delta ? 0.01 + 2.5 * std::exp(-kGatherForth * density) : 0;
-  const double conflicts =
-      config.delta ? std::clamp(0.04 - 0.035 * std::log2(5 * density), 0., 0.2) : 0.01;
+  const bool short_steps = config.delta == 7;
+  const double zeros = short_steps ? 0.01 + 2.5 * std::exp(-gather_reach(7).forth * density) : 0;
+  const double conflicts = short_steps ? std::clamp(0.04 - 0.035 * std::log2(5 * density), 0., 0.2)
+                           : config.delta > 0 ? 0.03
+                                              : 0.01;
   const double steps = (part + (config.split > 1 ? 0.7 * std::sqrt(part) : 0)) * (1 + zeros) +
                        0.5 * config.chunk_steps();
   const double sms = std::max(1, device.multiprocessors);
@@ -180,7 +183,7 @@ double estimate_us(const GatherConfig& config, const Problem& problem, const Pat
   // A step: 16 columns of 16 bytes for each tile of 8 tokens, and its bytes in and out of the L1.
   constexpr double kSharedReached = 0.9, kIssueReached = 0.65;
   const double wavefronts = 2 * (1 + 8 * conflicts) * config.token_tiles + step_bytes / 64;
-  const double instructions = (config.delta ? 6.5 : 5.5) + 1.5 * config.token_tiles;
+  const double instructions = (config.delta > 0 ? 6.5 : 5.5) + 1.5 * config.token_tiles;
   const double work_us = strips * steps *
                          std::max(wavefronts / kSharedReached, instructions / 4 / kIssueReached) /
                          clocks_a_us;

@@ -12,19 +12,20 @@ namespace rarefy::gpu {
 struct GatherConfig {
   int token_tiles = 1;  ///< Of 8 tokens, at once.
   int warps = 16;
-  int depth = 4;       ///< Chunks in flight, a warp.
-  int split = 1;       ///< Blocks of a cluster, along K.
-  int tiles = 1;       ///< Clusters, along rows.
-  int strips = 1;      ///< Of 16 rows, a tile.
-  int columns = 8;     ///< Of a block: a multiple of 8.
-  bool tall = false;   ///< Tiles as high as shared memory allows: blocks divide tokens, not rows.
-  bool delta = false;  ///< Columns as steps from the column before: 3 bytes a nonzero, not 4.
+  int depth = 4;      ///< Chunks in flight, a warp.
+  int split = 1;      ///< Blocks of a cluster, along K.
+  int tiles = 1;      ///< Clusters, along rows.
+  int strips = 1;     ///< Of 16 rows, a tile.
+  int columns = 8;    ///< Of a block: a multiple of 8.
+  bool tall = false;  ///< Tiles as high as shared memory allows: blocks divide tokens, not rows.
+  /// Columns as steps of 7 or 11 bits from the column before: 3 or 3.5 bytes a nonzero; 0: 4.
+  int delta = 0;
 
   static constexpr int kStripRows = 16;
 
   /// In a step, each row of a strip has one nonzero.
-  [[nodiscard]] int chunk_steps() const { return delta ? 16 : 8; }
-  [[nodiscard]] int chunk_bytes() const { return chunk_steps() * kStripRows * (delta ? 3 : 4); }
+  [[nodiscard]] int chunk_steps() const { return delta > 0 ? 16 : 8; }
+  [[nodiscard]] int chunk_bytes() const { return delta == 11 ? 896 : delta == 7 ? 768 : 512; }
   [[nodiscard]] int blocks() const { return tiles * split; }
   [[nodiscard]] std::int64_t shared_bytes() const;
   [[nodiscard]] std::string name() const;

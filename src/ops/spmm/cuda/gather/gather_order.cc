@@ -91,12 +91,12 @@ class FreeOrder {
 };
 
 /// The same for eight lists of which each lane walks one by steps of limited reach. What a lane may
-/// take lies at most kGatherBack behind the oldest that it has left, so that it can always return.
+/// take lies at most reach.back beyond the oldest that it has left, so that it can always return.
 class ReachOrder {
  public:
   using Lists = std::array<std::span<const GatherEntry>, kHalf>;
 
-  explicit ReachOrder(const Lists& lists) : lists_(lists) {
+  ReachOrder(const Lists& lists, GatherReach reach) : lists_(lists), reach_(reach) {
     for (int lane = 0; lane < kHalf; ++lane) {
       left_[lane] = static_cast<int>(lists[lane].size());
       taken_[lane].resize(lists[lane].size());
@@ -146,6 +146,7 @@ class ReachOrder {
   /// A lane that cannot have a bank of its own rather shares one than waits, unless it would end
   /// this much before the others.
   static constexpr int kStepsToSpare = 8;
+  static constexpr int kMostAhead = 24;  ///< Nonzeros that are looked at: more gain nothing.
 
   [[nodiscard]] int column_at(int lane, int i) const {
     return lists_[lane][static_cast<std::size_t>(i)].column;
@@ -157,13 +158,13 @@ class ReachOrder {
     for (int lane = 0; lane < kHalf; ++lane) {
       candidates_[lane].fill(kNone);
       choices_[lane] = 0;
-      const int size = static_cast<int>(lists_[lane].size());
-      for (int i = oldest_[lane]; i < size; ++i) {
+      const int end = std::min(static_cast<int>(lists_[lane].size()), oldest_[lane] + kMostAhead);
+      for (int i = oldest_[lane]; i < end; ++i) {
         const int column = column_at(lane, i);
-        if (column > column_at(lane, oldest_[lane]) + kGatherBack) break;
+        if (column > column_at(lane, oldest_[lane]) + reach_.back) break;
         if (taken_[lane][static_cast<std::size_t>(i)]) continue;
         if (!first &&
-            (column > column_[lane] + kGatherForth || column < column_[lane] - kGatherBack))
+            (column > column_[lane] + reach_.forth || column < column_[lane] - reach_.back))
           continue;
         int& candidate = candidates_[lane][static_cast<std::size_t>(column % kBanks)];
         if (candidate != kNone) continue;
@@ -209,7 +210,7 @@ class ReachOrder {
     int from = column_[lane];
     if (left_[lane] > 0) {
       const int next = column_at(lane, oldest_[lane]);
-      from = first ? next : std::clamp(next, from, from + kGatherForth);
+      from = first ? next : std::clamp(next, from, from + reach_.forth);
     }
     int free = 0;
     while ((used >> free & 1) != 0) ++free;
@@ -219,6 +220,7 @@ class ReachOrder {
   }
 
   Lists lists_;
+  GatherReach reach_;
   std::array<std::vector<bool>, kHalf> taken_;
   std::array<int, kHalf> left_ = {}, oldest_ = {}, column_ = {};
   std::array<std::array<int, kBanks>, kHalf> candidates_ = {};  ///< kNone: none in the bank.
@@ -243,7 +245,7 @@ GatherOrder order_freely(const GatherRows& rows, int chunk_steps) {
   return order;
 }
 
-GatherOrder order_within_reach(const GatherRows& rows, int chunk_steps) {
+GatherOrder order_within_reach(const GatherRows& rows, int chunk_steps, GatherReach reach) {
   const int chunk = chunk_steps / 2;  // Steps of a lane.
   std::vector<ReachOrder> lanes;      // [half][even, odd]
   for (int half = 0; half < 2; ++half) {
@@ -254,8 +256,8 @@ GatherOrder order_within_reach(const GatherRows& rows, int chunk_steps) {
       lists[0][r] = row.first(middle);
       lists[1][r] = row.subspan(middle);
     }
-    lanes.emplace_back(lists[0]);
-    lanes.emplace_back(lists[1]);
+    lanes.emplace_back(lists[0], reach);
+    lanes.emplace_back(lists[1], reach);
   }
   int count = 0;
   for (const ReachOrder& lane : lanes) count = std::max(count, in_chunks(lane.longest(), chunk));

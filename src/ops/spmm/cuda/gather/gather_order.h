@@ -30,11 +30,17 @@ using GatherRows = std::array<std::vector<GatherEntry>, kGatherRows>;
 /// Any order will do. Steps are filled up to a multiple of `chunk_steps`.
 GatherOrder order_freely(const GatherRows& rows, int chunk_steps);
 
-/// Steps of delta columns reach so far back from the column before, and so far forth.
-constexpr int kGatherBack = 48, kGatherForth = 127 - kGatherBack;
+/// How far steps of delta columns go from the column before.
+struct GatherReach {
+  int back = 0, forth = 0;
+};
+/// Of steps of 7 or 11 bits.
+constexpr GatherReach gather_reach(int bits) {
+  return bits == 7 ? GatherReach{48, 79} : GatherReach{1023, 1024};
+}
 
 /// For delta columns: the even steps of a row have its first half, the odd ones its second, and
 /// each is within reach of that two steps before it, but for the first two steps of a chunk.
-GatherOrder order_within_reach(const GatherRows& rows, int chunk_steps);
+GatherOrder order_within_reach(const GatherRows& rows, int chunk_steps, GatherReach reach);
 
 }  // namespace rarefy::gpu

@@ -1,6 +1,7 @@
 #include "ops/spmm/cuda/gather/gather_pack.h"
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <cstring>
 #include <numeric>
@@ -79,23 +80,31 @@ void write_words(const Chunk& chunk, std::uint32_t* words) {
           std::uint32_t{chunk.column(lane, pair)} << 16 | chunk.value(lane, pair);
 }
 
-/// Eight values a lane, then eight columns in 64 bits.
-void write_deltas(const Chunk& chunk, std::uint32_t* words) {
+/// Eight values a lane, then the lanes' columns: the first, and seven steps of `bits`.
+void write_deltas(const Chunk& chunk, int bits, std::uint32_t* words) {
+  const int back = gather_reach(bits).back;
   for (int lane = 0; lane < kLanes; ++lane) {
     for (int pair = 0; pair < 8; pair += 2)
       words[lane * 4 + pair / 2] =
           std::uint32_t{chunk.value(lane, pair + 1)} << 16 | chunk.value(lane, pair);
     const std::uint32_t first = chunk.column(lane, 0);
-    std::uint64_t code = std::uint64_t{first & 15} << 28 | std::uint64_t{first >> 4} << 53;
+    std::array<std::uint32_t, 8> step = {};
     for (int pair = 1; pair < 8; ++pair) {
-      const int step = chunk.column(lane, pair) - chunk.column(lane, pair - 1) + kGatherBack;
-      if (step < 0 || step > kGatherBack + kGatherForth)
-        fail(ErrorKind::kInternal, "gather: a step of {} columns", step - kGatherBack);
-      code |= static_cast<std::uint64_t>(step)
-              << (pair <= 4 ? 7 * (pair - 1) : 32 + 7 * (pair - 5));
+      step[pair] = static_cast<std::uint32_t>(chunk.column(lane, pair) -
+                                              chunk.column(lane, pair - 1) + back);
+      if (step[pair] >> bits != 0)
+        fail(ErrorKind::kInternal, "gather: a step from column {} to {}",
+             chunk.column(lane, pair - 1), chunk.column(lane, pair));
     }
-    words[kLanes * 4 + lane * 2] = static_cast<std::uint32_t>(code);
-    words[kLanes * 4 + lane * 2 + 1] = static_cast<std::uint32_t>(code >> 32);
+    std::uint32_t* const columns = words + kLanes * 4 + lane * 2;
+    if (bits == 7) {
+      columns[0] = step[1] | step[2] << 7 | step[3] << 14 | step[4] << 21 | first << 28;
+      columns[1] = step[5] | step[6] << 7 | step[7] << 14 | first >> 4 << 21;
+    } else {
+      columns[0] = step[1] | step[2] << 11 | first << 22;
+      columns[1] = step[3] | step[4] << 11 | first >> 10 << 22 | step[7] << 27;
+      words[kLanes * 6 + lane] = step[5] | step[6] << 11 | step[7] >> 5 << 22;
+    }
   }
 }
 
@@ -172,20 +181,27 @@ GatherArrays pack_gather(const CsrMatrix& csr, const GatherConfig& config, Threa
               for (std::int64_t at = range.first; at < range.last; ++at)
                 nonzeros_of[r].push_back(columns.entry(at));
               nonzeros += range.last - range.first;
-              if (config.delta)  // Columns of a group of eight have changed places.
+              if (config.delta > 0)  // Columns of a group of eight have changed places.
                 std::sort(nonzeros_of[r].begin(), nonzeros_of[r].end(),
                           [](GatherEntry a, GatherEntry b) { return a.column < b.column; });
             }
-            const GatherOrder order = config.delta
-                                          ? order_within_reach(nonzeros_of, config.chunk_steps())
+            const GatherOrder order = config.delta > 0
+                                          ? order_within_reach(nonzeros_of, config.chunk_steps(),
+                                                               gather_reach(config.delta))
                                           : order_freely(nonzeros_of, config.chunk_steps());
             conflicts += order.conflicts;
             const std::size_t chunks = order.halves[0].size() / chunk_steps;
             const std::size_t before = stream.size();
             stream.resize(before + chunks * chunk_words);
-            for (std::size_t c = 0; c < chunks; ++c)
-              (config.delta ? write_deltas : write_words)(Chunk(order, c * chunk_steps),
-                                                          stream.data() + before + c * chunk_words);
+            for (std::size_t c = 0; c < chunks; ++c) {
+              const Chunk chunk(order, c * chunk_steps);
+              std::uint32_t* const words_of = stream.data() + before + c * chunk_words;
+              if (config.delta > 0) {
+                write_deltas(chunk, config.delta, words_of);
+              } else {
+                write_words(chunk, words_of);
+              }
+            }
             arrays.strips[block * strips + s].chunks = static_cast<std::uint32_t>(chunks);
           }
         }

@@ -1,4 +1,6 @@
 // The kernel's walk through a packed weight, on the host: what tests hold the packer against.
+#include <array>
+
 #include "base/check.h"
 #include "ops/spmm/cuda/gather/gather_order.h"
 #include "ops/spmm/cuda/gather/gather_pack.h"
@@ -11,28 +13,41 @@ constexpr std::uint32_t kLanes = 32;
 /// The words of a chunk, decoded as chunk.cuh says.
 class ChunkReader {
  public:
-  ChunkReader(const std::uint32_t* words, bool delta) : words_(words), delta_(delta) {}
+  /// @param delta bits of a step, 0 without
+  ChunkReader(const std::uint32_t* words, int delta) : words_(words), delta_(delta) {}
 
-  [[nodiscard]] std::uint32_t pairs() const { return delta_ ? 8 : 4; }
+  [[nodiscard]] std::uint32_t pairs() const { return delta_ > 0 ? 8 : 4; }
 
   [[nodiscard]] std::uint16_t value(std::uint32_t lane, std::uint32_t pair) const {
-    const std::uint32_t word = words_[lane * 4 + (delta_ ? pair / 2 : pair)];
-    return static_cast<std::uint16_t>(delta_ && pair % 2 != 0 ? word >> 16 : word);
+    const std::uint32_t word = words_[lane * 4 + (delta_ > 0 ? pair / 2 : pair)];
+    return static_cast<std::uint16_t>(delta_ > 0 && pair % 2 != 0 ? word >> 16 : word);
   }
 
   [[nodiscard]] std::uint32_t column(std::uint32_t lane, std::uint32_t pair) const {
-    if (!delta_) return words_[lane * 4 + pair] >> 16;
+    if (delta_ == 0) return words_[lane * 4 + pair] >> 16;
     const std::uint32_t low = words_[kLanes * 4 + lane * 2],
                         high = words_[kLanes * 4 + lane * 2 + 1];
-    std::uint32_t at = high >> 21 << 4 | low >> 28;
-    for (std::uint32_t p = 1; p <= pair; ++p)
-      at += (p <= 4 ? low >> 7 * (p - 1) : high >> 7 * (p - 5)) % 128 - kGatherBack;
-    return at;
+    if (delta_ == 7) {
+      const std::uint32_t first = high >> 21 << 4 | low >> 28;
+      return walk(first, {low, low >> 7, low >> 14, low >> 21, high, high >> 7, high >> 14}, pair);
+    }
+    const std::uint32_t more = words_[kLanes * 6 + lane];
+    const std::uint32_t first = (high >> 22) % 32 << 10 | low >> 22;
+    return walk(first,
+                {low, low >> 11, high, high >> 11, more, more >> 11, more >> 22 << 5 | high >> 27},
+                pair);
   }
 
  private:
+  [[nodiscard]] std::uint32_t walk(std::uint32_t at, const std::array<std::uint32_t, 7>& steps,
+                                   std::uint32_t pair) const {
+    for (std::uint32_t p = 0; p < pair; ++p)
+      at += steps[p] % (1U << delta_) - static_cast<std::uint32_t>(gather_reach(delta_).back);
+    return at;
+  }
+
   const std::uint32_t* words_;
-  bool delta_;
+  int delta_;
 };
 
 /// What a chunk of a strip adds to the rows of a tile, from the registers of A and the addresses
