@@ -9,7 +9,6 @@
 #include "family_on_device.h"
 #include "ops/spmm/cuda/gather/gather_order.h"
 #include "ops/spmm/cuda/gather/gather_pack.h"
-#include "ops/spmm/cuda/scatter/scatter_pack.h"
 
 namespace text {
 
@@ -48,9 +47,6 @@ namespace gather11 {
 static_assert(BACK == rarefy::gpu::gather_reach(DELTA).back);
 #undef expand_gather
 }  // namespace gather11
-namespace scatter {
-#include "ops/spmm/cuda/scatter/expand.cu"
-}
 
 template <class Run>
 void launch(Dim grid, unsigned threads, const Run& run) {
@@ -137,28 +133,6 @@ TEST(ExpandText, GatherWithDeltaColumnsReturnsEveryBit) {
       7, expand_by<short_steps::GatherWarp, short_steps::GatherStrip>(short_steps::expand_gather7));
   expect_gather_returns_every_bit(
       11, expand_by<long_steps::GatherWarp, long_steps::GatherStrip>(long_steps::expand_gather11));
-}
-
-TEST(ExpandText, ScatterReturnsEveryBit) {
-  for_every_weight([](const CsrMatrix& csr, const std::vector<std::uint16_t>& expected) {
-    const Problem problem{.m = csr.rows(), .k = csr.cols(), .n = 64};
-    const std::vector<ScatterConfig> configs = scatter_configs(problem, 0.1, cuda::h100_facts());
-    ASSERT_FALSE(configs.empty());
-    for (const ScatterConfig& config : configs) {
-      for (const unsigned turns : {1U, 3U}) {
-        const ScatterArrays arrays = pack_scatter(csr, config, default_pool());
-        std::vector<std::uint16_t> dense(expected.size());
-        text::launch({static_cast<unsigned>(config.blocks()), turns}, text::scatter::kThreads, [&] {
-          text::scatter::expand_scatter(
-              arrays.stream.data(),
-              reinterpret_cast<const text::scatter::ScatterBlock*>(arrays.blocks.data()),
-              arrays.stages.data(), arrays.groups.data(), config.rows, config.split, dense.data(),
-              csr.cols());
-        });
-        EXPECT_EQ(dense, expected) << config.name();
-      }
-    }
-  });
 }
 
 }  // namespace

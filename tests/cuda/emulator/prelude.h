@@ -29,6 +29,12 @@ using std::min;
 struct float4 {
   float x, y, z, w;
 };
+struct uint4 {
+  u32 x, y, z, w;
+};
+inline uint4 make_uint4(u32 x, u32 y, u32 z, u32 w) {
+  return {x, y, z, w};
+}
 
 inline int __popc(u32 x) {
   return __builtin_popcount(x);

@@ -5,8 +5,16 @@
 inline u32 dynamic_shared() {
   return emulator::Block::kBase;
 }
-inline void store_shared(u32 to, float value) {
-  std::memcpy(emulator::Machine::get().now().block->at(to, 4), &value, 4);
+template <class T>
+void store_shared(u32 to, const T& value) {
+  std::memcpy(emulator::Machine::get().now().block->at(to, sizeof(T)), &value, sizeof(T));
+}
+struct uint4;
+template <class Four = uint4>
+Four load_shared_words(u32 from) {
+  Four value;
+  std::memcpy(&value, emulator::Machine::get().now().block->at(from, 16), 16);
+  return value;
 }
 struct float4;
 template <class Four = float4>

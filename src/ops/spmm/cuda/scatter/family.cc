@@ -73,15 +73,16 @@ class ScatterOperator final : public Operator {
 
   void expand(const cuda::Stream& stream, cuda::abi::CUdeviceptr dense) const override {
     if (problem_.m == 0 || problem_.k == 0) return;
-    clear_dense(stream, problem_, dense);
     if (!expand_)
       expand_ = cuda::Kernel(stream.device(), scatter_expand_source(), "expand_scatter");
-    expand_.launch(
-        stream,
-        {.grid = {static_cast<unsigned>(config_.blocks()), expanding_turns(config_.blocks())},
-         .threads = 256},
-        stream_.address(), blocks_.address(), table_.address(), groups_.address(), config_.rows,
-        config_.split, dense, static_cast<long long>(problem_.k));
+    const unsigned turns = expanding_turns(config_.tiles);
+    expand_.launch(stream,
+                   {.grid = {static_cast<unsigned>(config_.tiles) * turns},
+                    .threads = 256,
+                    .shared_bytes = static_cast<std::size_t>(config_.rows) * 128 + 1024},
+                   stream_.address(), blocks_.address(), table_.address(), groups_.address(),
+                   static_cast<unsigned>(config_.rows), static_cast<unsigned>(config_.split), turns,
+                   dense, static_cast<long long>(problem_.m), static_cast<long long>(problem_.k));
   }
 
   [[nodiscard]] std::unique_ptr<Operator> copy(const cuda::Stream& stream) const override {
