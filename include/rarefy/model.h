@@ -48,6 +48,10 @@ struct LoadOptions {
   /// Of weights and activations on a GPU (hidden states and sums are f32): the checkpoint's unless
   /// given. kF32 compares with the CPU.
   std::optional<DType> device_dtype;
+  /// On a GPU: memory that a packed weight and a second form for many tokens may take together, as
+  /// a share of the dense weight's; 0.75 unless given. Where it is enough for that, the second form
+  /// is the dense weight, and prompts take as long as a dense model's.
+  std::optional<double> weight_memory;
 };
 
 /// One weight of a loaded model: its name in the checkpoint, its plan, its packed form.

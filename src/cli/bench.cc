@@ -134,6 +134,10 @@ OrderedJson as_json(const Test& test, const Model& model, const Flags& flags,
   const auto [avg_ts, dev_ts] = mean_and_deviation(rates);
   const std::vector<std::string>& kernels =
       flags.model.kernels.empty() ? flags.model.formats : flags.model.kernels;
+  // In one column, so that rows of plain runs stay beside these in files that lack another.
+  std::string restriction = kernels.empty() ? "any" : fmt::format("{}", fmt::join(kernels, " "));
+  if (flags.model.weight_memory)
+    restriction += fmt::format(" weight-memory={}", *flags.model.weight_memory);
   const bool on_gpu = !model.gpu().empty();
   const std::string precision = on_gpu                              ? to_string(model.kv_dtype())
                                 : flags.model.activations == "bf16" ? "bf16"
@@ -168,7 +172,7 @@ OrderedJson as_json(const Test& test, const Model& model, const Flags& flags,
           {"samples_ns", ns},
           {"samples_ts", rates},
           {"activations", precision},
-          {"kernels", kernels.empty() ? "any" : fmt::format("{}", fmt::join(kernels, " "))},
+          {"kernels", restriction},
           {"dense_size", model.dense_weight_bytes()},
           {"peak_rss", peak_bytes ? OrderedJson(*peak_bytes) : OrderedJson(nullptr)},
           {"load_s", load_s}};

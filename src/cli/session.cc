@@ -46,6 +46,10 @@ std::unique_ptr<Model> load_or_explain(const LoadOptions& options, const Load& l
       terminal_progress().clear();
       std::fprintf(stderr, "rarefy: running on the CPU: %s\n", note.c_str());
     }
+    if (options.weight_memory && model->gpu().empty()) {
+      terminal_progress().clear();
+      std::fputs("rarefy: --weight-memory has no effect: the model runs on the CPU\n", stderr);
+    }
     return model;
   } catch (const Error& e) {
     constexpr std::size_t kNoBudget = std::numeric_limits<std::size_t>::max();
@@ -106,6 +110,12 @@ void ModelFlags::add_to(CLI::App& app) {
       ->type_name("N,…");
   app.add_option("--memory", memory, "Budget for all packed weights, such as 4GiB")
       ->type_name("SIZE");
+  app.add_option("--weight-memory", weight_memory,
+                 "On a GPU: memory that a packed weight and a second form for prompts may take, as "
+                 "a share of the dense weight's (default: 0.75); where it is enough, such as 1.6, "
+                 "the second form is dense")
+      ->check(number(0, 2))
+      ->type_name("SHARE");
   app.add_flag("--no-measure", no_measure, "Take cached plans or the estimate; measure nothing");
 }
 
@@ -127,7 +137,11 @@ Device wanted_device(const std::string& name, const ModelFlags& flags) {
 }  // namespace
 
 Device ModelFlags::device(const Session& session) const {
-  return wanted_device(session.device, *this);
+  const Device wanted = wanted_device(session.device, *this);
+  require(!weight_memory || wanted != Device::kCpu,
+          "--weight-memory: expected a model on a GPU, got one on the CPU, where weights have one "
+          "form");
+  return wanted;
 }
 
 LoadOptions ModelFlags::load_options(const Session& session, bool from_folder) const {
@@ -149,6 +163,7 @@ LoadOptions ModelFlags::load_options(const Session& session, bool from_folder) c
   if (activations != "auto")
     options.device_dtype = activations == "exact" ? DType::kF32 : *parse_dtype(activations);
   options.device = device(session);
+  options.weight_memory = weight_memory;
   if (!memory.empty()) options.memory_budget = parse_bytes(memory, "--memory");
   if (!plan_for.empty()) options.workloads = workloads_for(plan_for);
   options.measure = !no_measure;

@@ -4,6 +4,7 @@
 #include <CLI/CLI.hpp>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -45,6 +46,7 @@ struct ModelFlags {
   std::vector<std::string> formats, kernels;
   std::string activations = "auto";
   std::string memory;
+  std::optional<double> weight_memory;
   std::vector<std::int64_t>
       plan_for;  ///< Tokens at once, the first counting most; empty: the verb's own.
   bool no_measure = false;

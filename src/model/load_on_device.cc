@@ -133,6 +133,7 @@ std::unique_ptr<DeviceDecoder> load_on_device(const Checkpoint& checkpoint,
   if (!options.workloads.empty()) wanted.tokens = options.workloads.front().n;
   wanted.dense_only = options.formats.size() == 1 && options.formats.front() == format::kDense;
   wanted.measure = options.measure;
+  wanted.weight_memory = options.weight_memory;
   auto decoder = open_device_decoder(shape_of(config), wanted, pool);
   for (std::int64_t i = 0; i < config.layers; ++i) {
     progress.update("load", i, config.layers, layer_prefix(i));

@@ -32,6 +32,9 @@ TEST(Errors, ArgumentsThatCannotWork) {
   expect_refused("generate -m " + kModel + " -p x --isa sse9", "sse9");
   expect_refused("generate -m " + kModel + " -p x --memory lots", "lots");
   expect_refused("generate -m " + kModel + " -p x --no-measure --memory 1k", "--memory");
+  expect_refused("generate -m " + kModel + " -p x --weight-memory 20", "from 0 to 2, got '20'");
+  expect_refused("generate -m " + kModel + " -p x --device cpu --weight-memory 1.6", "on a GPU");
+  expect_refused("bench --random tiny --format bitmap --weight-memory 1.6", "--weight-memory");
   expect_refused("generate -m " + kModel + " -p x -n 0", "of at least 1, got '0'");
   expect_refused("generate -m " + kModel + " -p x --seed -1", "of at least 0, got '-1'");
   expect_refused("generate -m " + kModel + "/config.json -p x", "expected a model folder");

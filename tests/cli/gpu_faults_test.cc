@@ -101,6 +101,12 @@ TEST(GpuFaults, NoMemoryLeft) {
   unsetenv("XDG_CACHE_HOME");
 }
 
+TEST(GpuFaults, AnOptionOfTheGpuSaysThatItHasNoEffect) {
+  const Outcome run = generate({.gpu = "none"}, "auto", " --weight-memory 1.6");
+  EXPECT_EQ(run.status, 0) << run.err;
+  expect_lines(run, 2, "--weight-memory has no effect");
+}
+
 TEST(GpuFaults, NoDriverIsNothingToSpeakOf) {
   // A machine without a GPU is not at fault. Where there is one this test has nothing to say.
   const Json doctor = run_rarefy("doctor --json").json();

@@ -3,6 +3,7 @@
 
 #include <cmath>
 #include <filesystem>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -24,12 +25,14 @@ using testing::load_dense;
   if (const Support support = cuda_support(); !support) GTEST_SKIP() << support.reason
 
 std::unique_ptr<Model> load_on_gpu(const std::filesystem::path& directory, DType dtype,
-                                   bool dense = false, std::int64_t tokens = 1) {
+                                   bool dense = false, std::int64_t tokens = 1,
+                                   std::optional<double> weight_memory = {}) {
   LoadOptions options;
   options.device = Device::kCuda;
   options.device_dtype = dtype;
   options.measure = false;
   options.workloads = {{tokens, 1.0}};
+  options.weight_memory = weight_memory;
   if (dense) options.formats = {format::kDense};
   return Model::load(directory, testing::quiet_planner(), options);
 }
@@ -143,9 +146,11 @@ TEST_F(OnDevice, ASparseModelGivesTheLogitsOfTheDense) {
   const std::vector<TokenId> ids = some_ids(*cpu, 40);
   const std::vector<float> expected = logits_of(*cpu, ids);
   for (const std::int64_t tokens : {1, 8}) {
-    const auto gpu = load_on_gpu(directory, DType::kBF16, /*dense=*/false, tokens);
-    expect_close(logits_of(*gpu, ids), expected, 2048, share_of(DType::kBF16));
-    EXPECT_LE(gpu->weight_bytes(), gpu->dense_weight_bytes() * 2);
+    for (const double weight_memory : {0.0, 2.0}) {
+      const auto gpu = load_on_gpu(directory, DType::kBF16, /*dense=*/false, tokens, weight_memory);
+      expect_close(logits_of(*gpu, ids), expected, 2048, share_of(DType::kBF16));
+      EXPECT_LE(gpu->weight_bytes(), gpu->dense_weight_bytes() * 2);
+    }
     const auto dense = load_on_gpu(directory, DType::kBF16, /*dense=*/true, tokens);
     for (const DeviceWeight& weight : dense->device_weights())
       EXPECT_TRUE(weight.kernel.starts_with("dense")) << weight.kernel;

@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -52,6 +53,8 @@ struct DeviceDecoderOptions {
   std::int64_t tokens = 1;     ///< At once that kernels are chosen for.
   bool dense_only = false;     ///< Keeps zeros: the dense model.
   bool measure = true;         ///< false: measures the best estimate against dense only.
+  /// As `LoadOptions::weight_memory`.
+  std::optional<double> weight_memory = {};
 };
 
 class DeviceDecoder {

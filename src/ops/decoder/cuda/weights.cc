@@ -29,9 +29,10 @@ std::unique_ptr<Operator> WeightMaker::make(const RowSource& given, DType output
                         .weight = options_.dtype,
                         .activations = options_.dtype,
                         .output = output};
-  KernelChooser::Chosen chosen = chooser_.make(
-      source, problem, {.dense_only = options_.dense_only, .measure = options_.measure}, stream_,
-      pool_);
+  const ChooserOptions choice{.dense_only = options_.dense_only,
+                              .measure = options_.measure,
+                              .weight_memory = options_.weight_memory.value_or(kWeightMemory)};
+  KernelChooser::Chosen chosen = chooser_.make(source, problem, choice, stream_, pool_);
   std::unique_ptr<Operator> op =
       expander_.wrap(std::move(chosen.op), problem, chosen.time_us, std::move(chosen.expandable));
   info.kernel = chosen.kernel;

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "base/check.h"
+#include "ops/spmm/cuda/second_form.h"
 
 namespace rarefy::gpu {
 namespace {
@@ -22,10 +23,6 @@ constexpr double kExpandLaunchUs = 3;
 double expand_us(const Operator& source, const Problem& problem, const cuda::DeviceFacts& device) {
   const auto bytes = static_cast<double>(source.bytes() + dense_bytes(problem));
   return kExpandLaunchUs + bytes / (device.memory_gb_per_s * kExpandEfficiency * 1e3);
-}
-
-std::int64_t passes(std::int64_t tokens, std::int64_t a_pass) {
-  return (tokens + a_pass - 1) / a_pass;
 }
 
 }  // namespace
@@ -48,17 +45,13 @@ std::optional<std::int64_t> tokens_to_expand_for(const Operator& packed, const O
                                                  const cuda::DeviceFacts& device) {
   const bool bare = problem.layout == Layout::kTokenMajor && problem.weight == problem.activations;
   if (!source.expands() || !bare || packed_us <= 0) return std::nullopt;
-  const std::int64_t a_pass = packed.tokens_a_pass();
-  const double pass_us = packed_us / static_cast<double>(passes(problem.n, a_pass));
+  const Passes passes(packed.tokens_a_pass(), problem.n, packed_us);
   const double once_us = expand_us(source, problem, device);
-  for (std::int64_t n = passes(problem.n, a_pass) * a_pass + 1; n <= kMostTokens; n += a_pass) {
+  return first_faster(passes.starts(kMostTokens), passes, [&](std::int64_t n) {
     Problem dense = problem;
     dense.n = n;
-    if (once_us + dense_estimate_us(dense, device) <
-        pass_us * static_cast<double>(passes(n, a_pass)))
-      return n;
-  }
-  return std::nullopt;
+    return once_us + dense_estimate_us(dense, device);
+  });
 }
 
 struct Expander::Shared {

@@ -38,6 +38,10 @@ std::string kind_of(const Problem& p, const Weight& weight, bool dense) {
   return kind;
 }
 
+double dense_bytes(const Problem& problem) {
+  return static_cast<double>(problem.m * problem.k) * static_cast<double>(size_of(problem.weight));
+}
+
 /// The operator of the candidate of this name, or nullptr when there is none or it does not take
 /// this weight: a pattern that is less even than that of the weight before may need more room.
 std::unique_ptr<Operator> build_named(const std::string& name, const Problem& problem,
@@ -70,46 +74,59 @@ std::unique_ptr<Operator> expandable_form(const Problem& problem, const Weight& 
 /// Of a prompt, at once: what a second form is chosen for.
 constexpr std::int64_t kManyTokens = 2048;
 
-/// Of the dense product's time: what blocks must be estimated at to be worth their memory.
-constexpr double kBlocksPay = 0.8;
-
-/// Whether blocks for many tokens pay, beside `few_bytes` of the form for few.
-bool blocks_pay(const Problem& many, const PatternStats& pattern, std::size_t few_bytes,
-                double most_bytes, const cuda::DeviceFacts& device) {
-  if (!blocks_family().supports(many, device)) return false;
-  const double dense_us = dense_estimate_us(many, device);
-  for (const BlockShape& shape : shapes_worth_storing(many, pattern)) {
-    const BlockProblem blocks = block_problem(many, shape.rows, shape.cols, shape.stored);
-    const double bytes = shape.stored * static_cast<double>(many.m * many.k) *
-                         static_cast<double>(size_of(many.weight));
-    if (supports(blocks, device) && bytes + static_cast<double>(few_bytes) <= most_bytes &&
-        block_configs(blocks, device).front().estimate_us(blocks, device) < kBlocksPay * dense_us)
-      return true;
-  }
-  return false;
+/// The problem for as many.
+Problem for_many(Problem problem) {
+  problem.n = kManyTokens;
+  return problem;
 }
 
-/// The fewest tokens, of powers of two, for which blocks are faster than passes of `few`, which
-/// take `few_us` for the problem's. Estimates are scaled by what the kernel took for many.
-std::int64_t tokens_for_blocks(const Problem& problem, const PatternStats& pattern,
-                               const Operator& few, double few_us, const std::string& kernel,
+/// Of every shape of blocks that many tokens may take.
+std::vector<FormCost> block_costs(const Problem& many, const PatternStats& pattern,
+                                  const cuda::DeviceFacts& device) {
+  std::vector<FormCost> costs;
+  if (!blocks_family().supports(many, device)) return costs;
+  for (const BlockShape& shape : shapes_worth_storing(many, pattern)) {
+    const BlockProblem blocks = block_problem(many, shape.rows, shape.cols, shape.stored);
+    if (!supports(blocks, device)) continue;
+    costs.push_back({.bytes = shape.stored * dense_bytes(many),
+                     .us = block_configs(blocks, device).front().estimate_us(blocks, device)});
+  }
+  return costs;
+}
+
+/// The fewest tokens, of powers of two, for which blocks are faster than passes of `few`. Estimates
+/// are scaled by what the kernel took for many.
+std::int64_t tokens_for_blocks(const Passes& few, const Problem& problem,
+                               const PatternStats& pattern, const std::string& kernel,
                                double many_us, const cuda::DeviceFacts& device) {
-  const auto passes = [a_pass = few.tokens_a_pass()](std::int64_t n) {
-    const std::int64_t count = (n + a_pass - 1) / a_pass;
-    return static_cast<double>(count);
-  };
   const auto estimate_us = [&](std::int64_t n) {
     Problem now = problem;
     now.n = n;
-    for (const Candidate& c : blocks_family().candidates(now, pattern, device))
-      if (c.name == kernel) return c.estimate_us;
-    return std::numeric_limits<double>::infinity();
+    const std::optional<Candidate> found = find_candidate(now, pattern, device, kernel);
+    return found ? found->estimate_us : std::numeric_limits<double>::infinity();
   };
-  const double pass_us = few_us / passes(problem.n);
   const double scale = many_us / estimate_us(kManyTokens);
+  std::vector<std::int64_t> tokens;
   for (std::int64_t n = 32; n < kManyTokens; n *= 2)
-    if (n > problem.n && scale * estimate_us(n) < pass_us * passes(n)) return n;
-  return kManyTokens;
+    if (n > problem.n) tokens.push_back(n);
+  return first_faster(tokens, few, [&](std::int64_t n) { return scale * estimate_us(n); })
+      .value_or(kManyTokens);
+}
+
+/// The fewest tokens for which the dense form is faster than passes of `few`; kAnyNumber: none are.
+/// It is measured with the first that could be: what many tokens take is all arithmetic, and says
+/// nothing of how fast the weight is read.
+std::int64_t tokens_for_dense(const Passes& few, const Problem& problem, const Operator& dense,
+                              double many_us, const cuda::Stream& stream) {
+  const std::vector<std::int64_t> starts = few.starts(kManyTokens);
+  if (starts.empty()) return kAnyNumber;
+  Problem first = problem;
+  first.n = starts.front();
+  const double first_us = measure(dense, first, stream).us;
+  const auto dense_us = [&](std::int64_t n) {
+    return roofline_us(n, first_us, kManyTokens, many_us);
+  };
+  return first_faster(starts, few, dense_us).value_or(kAnyNumber);
 }
 
 }  // namespace
@@ -138,44 +155,47 @@ KernelChooser::Chosen KernelChooser::make(const RowSource& source, const Problem
   if (dense) return chosen;
 
   const cuda::DeviceFacts& device = stream.device().facts();
-  const auto dense_bytes =
-      static_cast<std::size_t>(problem.m * problem.k) * size_of(problem.weight);
-  Problem many = problem;
-  many.n = kManyTokens;
-  if (chosen.op->tokens_a_pass() < kManyTokens &&
-      blocks_pay(many, pattern, chosen.op->bytes(),
-                 options.two_kernels_up_to * static_cast<double>(dense_bytes), device)) {
-    search.only = "blocks.";
-    search.given_for_bytes = 1;
-    if (Form blocks = blocks_form("blocks of " + kind, many, weight, search, stream, pool);
-        blocks.op != nullptr) {
-      Known& known = blocks.known;
-      if (known.from == 0)
-        known.from = tokens_for_blocks(problem, pattern, *chosen.op, chosen.time_us, known.kernel,
-                                       known.time_us, device);
-      chosen.many_from = known.from;
-      chosen.op =
-          two_kernels(problem, std::move(chosen.op), std::move(blocks.op), chosen.many_from);
-      chosen.kernel += fmt::format(", from {} tokens {}", chosen.many_from, known.kernel);
-      return chosen;
-    }
+  if (chosen.op->tokens_a_pass() < kManyTokens) {
+    const Problem many = for_many(problem);
+    const FormCost whole{.bytes = dense_bytes(many), .us = dense_estimate_us(many, device)};
+    for (const SecondForm second : second_forms(
+             chosen.op->bytes(), whole, block_costs(many, pattern, device), options.weight_memory))
+      if (add_second(chosen, second, kind, problem, weight, search, stream, pool)) return chosen;
   }
-  if (!chosen.op->expands() && chosen.op->bytes() < dense_bytes &&
+  if (!chosen.op->expands() && static_cast<double>(chosen.op->bytes()) < dense_bytes(problem) &&
       pattern.density() <= options.two_formats_up_to) {
     chosen.expandable = expandable_form(problem, weight, stream);
   }
   return chosen;
 }
 
-KernelChooser::Form KernelChooser::blocks_form(const std::string& kind, const Problem& problem,
-                                               const Weight& weight, const SearchOptions& search,
-                                               const cuda::Stream& stream, ThreadPool& pool) {
+bool KernelChooser::add_second(Chosen& chosen, SecondForm second, const std::string& kind,
+                               const Problem& problem, const Weight& weight, SearchOptions search,
+                               const cuda::Stream& stream, ThreadPool& pool) {
+  const bool blocks = second == SecondForm::kBlocks;
+  const std::string second_kind = (blocks ? "blocks of " : "dense of ") + kind;
+  Known& known = known_[second_kind];
+  if (known.from == kAnyNumber) return false;
+  search.only = blocks ? "blocks." : "dense.";
+  search.given_for_bytes = 1;
+  std::unique_ptr<Operator> op;
   try {
-    return form_of(kind, problem, weight, search, stream, pool);
+    op = form_of(second_kind, for_many(problem), weight, search, stream, pool).op;
+    if (known.from == 0) {
+      const Passes few(chosen.op->tokens_a_pass(), problem.n, chosen.time_us);
+      known.from = blocks ? tokens_for_blocks(few, problem, *weight.pattern, known.kernel,
+                                              known.time_us, stream.device().facts())
+                          : tokens_for_dense(few, problem, *op, known.time_us, stream);
+    }
   } catch (const Error& error) {
     if (error.kind() != ErrorKind::kUnsupported && error.kind() != ErrorKind::kOutOfMemory) throw;
-    return {nullptr, known_[kind]};
+    return false;
   }
+  if (known.from == kAnyNumber) return false;
+  chosen.many_from = known.from;
+  chosen.op = two_kernels(problem, std::move(chosen.op), std::move(op), chosen.many_from);
+  chosen.kernel += fmt::format(", from {} tokens {}", chosen.many_from, known.kernel);
+  return true;
 }
 
 KernelChooser::Form KernelChooser::form_of(const std::string& kind, const Problem& problem,

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "ops/spmm/cuda/search.h"
+#include "ops/spmm/cuda/second_form.h"
 #include "rarefy/threads.h"
 
 namespace rarefy::gpu {
@@ -14,15 +15,19 @@ namespace rarefy::gpu {
 /// measured by its memory, and what holds fewer bytes is faster on many tokens.
 constexpr double kGivenForBytes = 1.08;
 
+/// Of the dense bytes: what a weight's forms take together unless somebody says otherwise. Never
+/// room for a dense one beside a packed one.
+constexpr double kWeightMemory = 0.75;
+
 struct ChooserOptions {
   bool dense_only = false;  ///< Keeps zeros.
   bool measure = true;      ///< false: measures the best estimate against dense only.
   /// A weight of at most this density whose format cannot be expanded (2:4 by cuSPARSELt) gets a
   /// second one that can, for many tokens: 2 or 4 bytes a nonzero more.
   double two_formats_up_to = 0.05;
-  /// A weight of which whole blocks are empty gets a second form for many tokens, in which they
-  /// cost nothing, where both together take at most this share of the dense weight's bytes.
-  double two_kernels_up_to = 0.75;
+  /// A packed weight gets a second form for many tokens where both together take at most this share
+  /// of the dense weight's bytes: blocks, where enough of them are empty, else the dense weight.
+  double weight_memory = kWeightMemory;
 };
 
 /// The first weight of a kind (shape, dtypes, density, share of empty blocks) is searched; those
@@ -47,7 +52,8 @@ class KernelChooser {
   struct Known {
     std::string kernel;
     double time_us = 0;
-    std::int64_t from = 0;  ///< Tokens from which a second form runs; 0: not known.
+    /// Tokens from which a second form runs; 0: not known, kAnyNumber: it is never faster.
+    std::int64_t from = 0;
   };
   struct Form {
     std::unique_ptr<Operator> op;
@@ -57,9 +63,11 @@ class KernelChooser {
   Form form_of(const std::string& kind, const Problem& problem, const Weight& weight,
                const SearchOptions& search, const cuda::Stream& stream, ThreadPool& pool);
 
-  /// The same of a second form, which many tokens can do without: no operator where there is none.
-  Form blocks_form(const std::string& kind, const Problem& problem, const Weight& weight,
-                   const SearchOptions& search, const cuda::Stream& stream, ThreadPool& pool);
+  /// Makes `chosen` run that form for many tokens. False where there is none, no room for it, or
+  /// `chosen` is faster: many tokens can do without.
+  bool add_second(Chosen& chosen, SecondForm second, const std::string& kind,
+                  const Problem& problem, const Weight& weight, SearchOptions search,
+                  const cuda::Stream& stream, ThreadPool& pool);
 
   std::map<std::string, Known> known_;  ///< By kind.
 };
