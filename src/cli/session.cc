@@ -1,7 +1,9 @@
+#include <algorithm>
 #include <cctype>
 #include <cstdio>
 #include <cstdlib>
 #include <limits>
+#include <string_view>
 
 #include "base/check.h"
 #include "cli/numbers.h"
@@ -36,6 +38,17 @@ Planner Session::make_planner(bool freeze) const {
 
 namespace {
 
+/// Why memory that was given for second forms of weights is not used; empty where it is.
+std::string_view no_second_form(const LoadOptions& options, const Model& model) {
+  if (!options.weight_memory) return "";
+  if (model.gpu().empty()) return "the model runs on the CPU";
+  const bool dense_fits = *options.weight_memory > 1;
+  const bool some = std::ranges::any_of(model.device_weights(), [](const DeviceWeight& weight) {
+    return weight.kernel.find(", from ") != std::string::npos;
+  });
+  return dense_fits && !some ? "no second form is faster, or the GPU has no room for them" : "";
+}
+
 /// A budget that cannot hold the model is an argument that cannot work, not a machine too small.
 /// Neither is a GPU that was asked for. A GPU that is there and not used is worth a line.
 template <class Load>
@@ -46,9 +59,9 @@ std::unique_ptr<Model> load_or_explain(const LoadOptions& options, const Load& l
       terminal_progress().clear();
       std::fprintf(stderr, "rarefy: running on the CPU: %s\n", note.c_str());
     }
-    if (options.weight_memory && model->gpu().empty()) {
+    if (const std::string_view why = no_second_form(options, *model); !why.empty()) {
       terminal_progress().clear();
-      std::fputs("rarefy: --weight-memory has no effect: the model runs on the CPU\n", stderr);
+      std::fprintf(stderr, "rarefy: --weight-memory has no effect: %s\n", why.data());
     }
     return model;
   } catch (const Error& e) {

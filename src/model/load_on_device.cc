@@ -1,11 +1,14 @@
 #include "model/load_on_device.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 
 #include "base/check.h"
 #include "model/layer.h"
 #include "model/rope_frequencies.h"
 #include "model/staging.h"
+#include "rarefy/log.h"
 
 namespace rarefy {
 
@@ -113,27 +116,10 @@ void add_layer(DeviceDecoder& decoder, const Checkpoint& checkpoint, const Model
   for (const Projection& projection : layer.projections) checkpoint.drop_pages(projection.name);
 }
 
-}  // namespace
-
-bool runs_on_device(Device device, std::string& note) {
-  if (device == Device::kCpu) return false;
-  const Support support = device_decoder_support();
-  if (device == Device::kCuda && !support)
-    fail(ErrorKind::kUnsupported, "cuda: {}; `rarefy doctor` tells more", support.reason);
-  if (!support && device_driver_found()) note = support.reason;
-  return support.ok;
-}
-
-std::unique_ptr<DeviceDecoder> load_on_device(const Checkpoint& checkpoint,
-                                              const ModelConfig& config, DType dtype,
-                                              const LoadOptions& options, ThreadPool& pool) {
+std::unique_ptr<DeviceDecoder> load_with(const DeviceDecoderOptions& wanted,
+                                         const Checkpoint& checkpoint, const ModelConfig& config,
+                                         const LoadOptions& options, ThreadPool& pool) {
   Progress& progress = options.progress != nullptr ? *options.progress : no_progress();
-  DeviceDecoderOptions wanted;
-  wanted.dtype = dtype;
-  if (!options.workloads.empty()) wanted.tokens = options.workloads.front().n;
-  wanted.dense_only = options.formats.size() == 1 && options.formats.front() == format::kDense;
-  wanted.measure = options.measure;
-  wanted.weight_memory = options.weight_memory;
   auto decoder = open_device_decoder(shape_of(config), wanted, pool);
   for (std::int64_t i = 0; i < config.layers; ++i) {
     progress.update("load", i, config.layers, layer_prefix(i));
@@ -153,6 +139,36 @@ std::unique_ptr<DeviceDecoder> load_on_device(const Checkpoint& checkpoint,
   if (head != nullptr) checkpoint.drop_pages(kHead);
   progress.update("load", config.layers, config.layers, "");
   return decoder;
+}
+
+}  // namespace
+
+bool runs_on_device(Device device, std::string& note) {
+  if (device == Device::kCpu) return false;
+  const Support support = device_decoder_support();
+  if (device == Device::kCuda && !support)
+    fail(ErrorKind::kUnsupported, "cuda: {}; `rarefy doctor` tells more", support.reason);
+  if (!support && device_driver_found()) note = support.reason;
+  return support.ok;
+}
+
+std::unique_ptr<DeviceDecoder> load_on_device(const Checkpoint& checkpoint,
+                                              const ModelConfig& config, DType dtype,
+                                              const LoadOptions& options, ThreadPool& pool) {
+  DeviceDecoderOptions wanted;
+  wanted.dtype = dtype;
+  if (!options.workloads.empty()) wanted.tokens = options.workloads.front().n;
+  wanted.dense_only = options.formats.size() == 1 && options.formats.front() == format::kDense;
+  wanted.measure = options.measure;
+  wanted.weight_memory = options.weight_memory;
+  try {
+    return load_with(wanted, checkpoint, config, options, pool);
+  } catch (const Error& error) {
+    if (error.kind() != ErrorKind::kOutOfMemory || !options.weight_memory) throw;
+    log_lines(fmt::format("model: second forms of weights are left out: {}", error.what()));
+  }
+  wanted.weight_memory = 0;
+  return load_with(wanted, checkpoint, config, options, pool);
 }
 
 }  // namespace model

@@ -87,6 +87,10 @@ std::unique_ptr<Model> Model::load(const std::filesystem::path& directory, Plann
 std::unique_ptr<Model> Model::load(const ModelConfig& config,
                                    std::shared_ptr<const Checkpoint> given, Planner& planner,
                                    const LoadOptions& options, ThreadPool& pool) {
+  require(!options.weight_memory || (*options.weight_memory >= 0 &&
+                                     *options.weight_memory < std::numeric_limits<double>::max()),
+          "model: weight_memory: expected a share of the dense weights from 0 on, got {}",
+          options.weight_memory.value_or(0));
   auto m = std::make_unique<Impl>(config, pool);
   m->precision = options.precision;
   m->checkpoint = std::move(given);

@@ -50,6 +50,20 @@ TEST(PackGather, ReturnsEveryBit) {
   }
 }
 
+TEST(PackGather, ReturnsEveryBitOfWideRows) {
+  // First columns of chunks up to the fifteen bits that delta columns have for them.
+  constexpr std::int64_t kRows = 20, kCols = 1 << 15;
+  const TestWeight w({kRows, kCols, Pattern::kUniform, 0.01}, DType::kF16);
+  const auto& csr = dynamic_cast<const CsrMatrix&>(*w.csr);
+  std::vector<std::uint16_t> expected(static_cast<std::size_t>(kRows * kCols));
+  csr.read_rows(0, kRows, expected.data());
+  for (const int delta : {0, 7, 11}) {
+    const GatherConfig config = config_for(kRows, kCols, 1, 1, 4, delta);
+    const GatherArrays arrays = pack_gather(csr, config, default_pool());
+    EXPECT_EQ(unpack_gather(arrays, config, kRows, kCols), expected) << delta;
+  }
+}
+
 TEST(PackGather, GathersFromDifferentBanks) {
   // Straight from the words: the eight columns of each matrix, as ldmatrix reads them.
   const TestWeight w({112, 4096, Pattern::kUniform, 0.1}, DType::kF16);
@@ -264,6 +278,11 @@ TEST_F(GatherOnDevice, ColumnsThatAreNotAligned) {
     check(weight, {.n = 4, .output = DType::kF32}, 2);
     check(weight, {.n = 20, .output = DType::kF32}, 3);
   }
+}
+
+TEST_F(GatherOnDevice, WideRows) {
+  const TestWeight weight({160, 12000, Pattern::kUniform, 0.05}, DType::kF16);
+  check(weight, {.n = 8});
 }
 
 TEST_F(GatherOnDevice, ManyStripsOfABlock) {

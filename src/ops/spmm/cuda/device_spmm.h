@@ -37,6 +37,11 @@ struct Problem {
   bool any_order = false;
 };
 
+/// What the weight takes with its zeros.
+inline std::size_t dense_bytes(const Problem& problem) {
+  return static_cast<std::size_t>(problem.m * problem.k) * size_of(problem.weight);
+}
+
 /// Device addresses of one run. Strides count elements and lie between the rows of the layout:
 /// tokens (kTokenMajor) or features (kFeatureMajor).
 struct Operands {

@@ -12,10 +12,6 @@ namespace {
 /// No prompt runs more tokens at once.
 constexpr std::int64_t kMostTokens = 1 << 14;
 
-std::size_t dense_bytes(const Problem& problem) {
-  return static_cast<std::size_t>(problem.m * problem.k) * size_of(problem.weight);
-}
-
 /// Reached of the data sheet's bandwidth while a weight is read packed and written dense.
 constexpr double kExpandEfficiency = 0.65;
 constexpr double kExpandLaunchUs = 3;

@@ -38,10 +38,6 @@ std::string kind_of(const Problem& p, const Weight& weight, bool dense) {
   return kind;
 }
 
-double dense_bytes(const Problem& problem) {
-  return static_cast<double>(problem.m * problem.k) * static_cast<double>(size_of(problem.weight));
-}
-
 /// The operator of the candidate of this name, or nullptr when there is none or it does not take
 /// this weight: a pattern that is less even than that of the weight before may need more room.
 std::unique_ptr<Operator> build_named(const std::string& name, const Problem& problem,
@@ -88,7 +84,7 @@ std::vector<FormCost> block_costs(const Problem& many, const PatternStats& patte
   for (const BlockShape& shape : shapes_worth_storing(many, pattern)) {
     const BlockProblem blocks = block_problem(many, shape.rows, shape.cols, shape.stored);
     if (!supports(blocks, device)) continue;
-    costs.push_back({.bytes = shape.stored * dense_bytes(many),
+    costs.push_back({.bytes = shape.stored * static_cast<double>(dense_bytes(many)),
                      .us = block_configs(blocks, device).front().estimate_us(blocks, device)});
   }
   return costs;
@@ -157,12 +153,13 @@ KernelChooser::Chosen KernelChooser::make(const RowSource& source, const Problem
   const cuda::DeviceFacts& device = stream.device().facts();
   if (chosen.op->tokens_a_pass() < kManyTokens) {
     const Problem many = for_many(problem);
-    const FormCost whole{.bytes = dense_bytes(many), .us = dense_estimate_us(many, device)};
+    const FormCost whole{.bytes = static_cast<double>(dense_bytes(many)),
+                         .us = dense_estimate_us(many, device)};
     for (const SecondForm second : second_forms(
              chosen.op->bytes(), whole, block_costs(many, pattern, device), options.weight_memory))
       if (add_second(chosen, second, kind, problem, weight, search, stream, pool)) return chosen;
   }
-  if (!chosen.op->expands() && static_cast<double>(chosen.op->bytes()) < dense_bytes(problem) &&
+  if (!chosen.op->expands() && chosen.op->bytes() < dense_bytes(problem) &&
       pattern.density() <= options.two_formats_up_to) {
     chosen.expandable = expandable_form(problem, weight, stream);
   }

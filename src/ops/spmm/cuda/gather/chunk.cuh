@@ -1,5 +1,5 @@
-// A chunk of the gather format, as gather.cu and expand.cu read it. Each includes it once: it has
-// no guard, since the constants decide what it says.
+// A chunk of the gather format, as gather.cu and expand.cu read it. It has no guard: tests include
+// it with other constants.
 //
 // A lane holds a nonzero of each pair of steps, and a column for each (gather.cu: which). Words: 8
 // steps, 16 bytes a lane, a nonzero's value below its column. Delta columns: 16 steps; 512 bytes of
@@ -7,6 +7,7 @@
 // the steps to the others: what is added to the column before, and BACK more.
 //
 // Constants: DELTA (bits of a step, 7 or 11, or 0), BACK.
+static_assert(DELTA == 0 || DELTA == 7 || DELTA == 11, "what LaneColumns knows");
 constexpr int kPairs = DELTA > 0 ? 8 : 4;  // Of steps, a chunk.
 constexpr u32 kColumnsAt = 512;            // Of a chunk with delta columns.
 constexpr u32 kMoreAt = 768;

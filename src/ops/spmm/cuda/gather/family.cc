@@ -14,7 +14,8 @@
 namespace rarefy::gpu {
 namespace {
 
-/// Below it, most steps of delta columns would be too long.
+/// Below it, zeros that bridge steps which are too long take more bytes than columns save: 14 % of
+/// the steps at 2.5 %, 8 % of those of 11 bits at 0.25 %.
 double least_density(const GatherConfig& config) {
   return config.delta == 7 ? 0.025 : config.delta > 0 ? 0.0025 : 0;
 }
@@ -143,7 +144,7 @@ class GatherFamily final : public Family {
             .m = 4096, .k = 4096, .n = n, .weight = dtype, .activations = dtype, .output = dtype};
         for (const GatherConfig& config : gather_configs(problem, hopper)) {
           sources.add(config.source(problem), dtype);
-          if (dtype == DType::kF16) sources.add(config.expand_source());
+          sources.add(config.expand_source());
         }
       }
     }

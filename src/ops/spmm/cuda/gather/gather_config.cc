@@ -21,7 +21,7 @@ constexpr int kDeltas[] = {7, 11};
 constexpr int kMostRounds = 16;             // Of clusters, one after the other.
 constexpr int kMostColumns = 1 << 16;       // Half a word.
 constexpr int kMostDeltaColumns = 1 << 15;  // What a chunk's first columns have room for.
-constexpr int kMostDeltaTiles = 2;          // More tokens are not bound by bytes.
+constexpr int kMostDeltaTiles = 1;          // More tokens are not bound by bytes.
 
 std::int64_t divide_up(std::int64_t a, std::int64_t b) {
   return (a + b - 1) / b;

@@ -30,7 +30,7 @@ struct GatherConfig {
   [[nodiscard]] std::int64_t shared_bytes() const;
   [[nodiscard]] std::string name() const;
   [[nodiscard]] cuda::Source source(const Problem& problem) const;
-  [[nodiscard]] cuda::Source expand_source() const;  ///< expand.cu: the same for most.
+  [[nodiscard]] cuda::Source expand_source() const;  ///< expand.cu: one for each `delta`.
 };
 
 /// Every configuration that makes sense for the problem.

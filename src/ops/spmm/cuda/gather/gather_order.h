@@ -13,8 +13,8 @@ struct GatherEntry {
   std::uint16_t column = 0;  ///< Where its column lies in shared memory.
 };
 
-constexpr int kGatherHalf = 8;  ///< Rows that gather together: a matrix of ldmatrix.
-constexpr int kGatherRows = 2 * kGatherHalf;
+constexpr int kGatherHalf = 8;                ///< Rows that gather together: a matrix of ldmatrix.
+constexpr int kGatherRows = 2 * kGatherHalf;  ///< Of a strip.
 
 /// A nonzero of each row of half a strip.
 using GatherStep = std::array<GatherEntry, kGatherHalf>;
@@ -36,7 +36,7 @@ struct GatherReach {
 };
 /// Of steps of 7 or 11 bits.
 constexpr GatherReach gather_reach(int bits) {
-  return bits == 7 ? GatherReach{48, 79} : GatherReach{1023, 1024};
+  return bits == 7 ? GatherReach{48, 79} : bits == 11 ? GatherReach{1023, 1024} : GatherReach{};
 }
 
 /// For delta columns: the even steps of a row have its first half, the odd ones its second, and

@@ -88,6 +88,7 @@ void write_deltas(const Chunk& chunk, int bits, std::uint32_t* words) {
       words[lane * 4 + pair / 2] =
           std::uint32_t{chunk.value(lane, pair + 1)} << 16 | chunk.value(lane, pair);
     const std::uint32_t first = chunk.column(lane, 0);
+    if (first >> 15 != 0) fail(ErrorKind::kInternal, "gather: column {} of a block", first);
     std::array<std::uint32_t, 8> step = {};
     for (int pair = 1; pair < 8; ++pair) {
       step[pair] = static_cast<std::uint32_t>(chunk.column(lane, pair) -

@@ -1,10 +1,10 @@
 // The gather format: a weight as the chunks that the warps of gather.cu use up.
 //
 // A tile of rows belongs to a cluster; each of its blocks has a range of columns and sorts the
-// tile's rows by their nonzeros there. 16 rows in that order make a strip, eight steps of a strip a
-// chunk, laid out as gather.cu says: 4 bytes a nonzero, and padding where a strip's
-// rows differ in length and where its last chunk is not full (2–4 % at 90 %, 15 % at 99 % of 4096
-// columns).
+// tile's rows by their nonzeros there. 16 rows in that order make a strip, eight steps of a strip
+// (16 with delta columns) a chunk, laid out as chunk.cuh says: 4, 3.5 or 3 bytes a nonzero, and
+// padding where a strip's rows differ in length and where its last chunk is not full (2–4 % at
+// 90 %, 15 % at 99 % of 4096 columns).
 #pragma once
 
 #include <cstdint>
@@ -16,7 +16,7 @@
 
 namespace rarefy::gpu {
 
-/// As in gather.cu.
+/// As in chunk.cuh.
 struct GatherWarp {
   std::uint64_t first = 0;
   std::uint32_t chunks = 0;
