@@ -1,8 +1,10 @@
 // Weights whose values train at fixed places without structure: the values are the caller's, the
 // places those of a weight packed in CSR.
 #include <nanobind/stl/shared_ptr.h>
+#include <nanobind/stl/tuple.h>
 
 #include <cstring>
+#include <tuple>
 #include <vector>
 
 #include "arguments.h"
@@ -156,12 +158,38 @@ void values(const Packed& pattern, const ArrayArgument& out_argument) {
                    static_cast<std::size_t>(csr.entries()));
 }
 
+/// Rows, columns and places of a pattern.
+std::tuple<std::int64_t, std::int64_t, std::int64_t> shape(const ArrayArgument& handle) {
+  const std::shared_ptr<Packed> packed = weight_argument(handle, "pattern");
+  const CsrMatrix& csr = csr_of(*packed);
+  return {csr.rows(), csr.cols(), csr.entries()};
+}
+
+/// Where a pattern's places lie in a dense matrix: row · K + column.
+void places(const ArrayArgument& handle, const ArrayArgument& out_argument) {
+  const std::shared_ptr<Packed> packed = weight_argument(handle, "pattern");
+  const CsrMatrix& csr = csr_of(*packed);
+  const Array out = Array::output(out_argument, "out");
+  require(out.ndim() == 1 && out.size() == csr.entries() && out.dtype() == DType::kI64,
+          "out: expected i64 [{}], got {}", csr.entries(), out.describe());
+  auto* to = static_cast<std::int64_t*>(out.contiguous(DType::kI64));
+  const auto write = [&]<class Index>(Index) {
+    const Index* columns = csr.col_indices<Index>();
+    for (std::int64_t r = 0; r < csr.rows(); ++r)
+      for (std::int64_t i = csr.row_offsets()[r]; i < csr.row_offsets()[r + 1]; ++i)
+        to[i] = r * csr.cols() + static_cast<std::int64_t>(columns[i]);
+  };
+  csr.spec().index_bits == 16 ? write(std::uint16_t{}) : write(std::uint32_t{});
+}
+
 }  // namespace
 
 void bind_sampled(nb::module_& module) {
   module.def("csr_linear", &linear, "x"_a, "values"_a, "pattern"_a, "transposed"_a, "out"_a);
   module.def("csr_sddmm", &sddmm, "p"_a, "q"_a, "pattern"_a, "out"_a);
   module.def("csr_values", &values, "pattern"_a, "out"_a);
+  module.def("csr_shape", &shape, "pattern"_a);
+  module.def("csr_places", &places, "pattern"_a, "out"_a);
 }
 
 }  // namespace rarefy::python

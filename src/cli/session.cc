@@ -46,7 +46,7 @@ std::string_view no_second_form(const LoadOptions& options, const Model& model) 
   const bool some = std::ranges::any_of(model.device_weights(), [](const DeviceWeight& weight) {
     return weight.kernel.find(", from ") != std::string::npos;
   });
-  return dense_fits && !some ? "no second form is faster, or the GPU has no room for them" : "";
+  return dense_fits && !some ? "no second form is faster, or there is no room for them" : "";
 }
 
 /// A budget that cannot hold the model is an argument that cannot work, not a machine too small.

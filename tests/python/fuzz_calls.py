@@ -275,6 +275,13 @@ class Draw:
         t = self.choice(self.sides[:6])
         return [self.array([t, a.shape[0]]), self.array([t, a.shape[1]]), self.handle(a), self.array([a.nnz])]
 
+    def for_csr_shape(self):
+        return [self.handle(self.matrix())]
+
+    def for_csr_places(self):
+        a = self.matrix()
+        return [self.handle(a), self.number_array(np.zeros(a.nnz), np.int64)]
+
     def for_csr_values(self):
         a = self.matrix()
         return [a, self.array([a.nnz])]

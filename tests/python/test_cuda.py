@@ -260,3 +260,42 @@ def test_a_model_is_made_thin_where_it_is():
         close(model(ids).logits, dense(ids).logits, torch.float16)
     tokens = model.generate(ids, max_new_tokens=8, do_sample=False)
     assert tokens.is_cuda and tokens.shape == (1, 20)
+
+
+# -------------------------------------------------------------------------- values without structure
+@on_gpu
+@pytest.mark.parametrize("dtype", [*HALF, torch.float32])
+def test_values_without_structure_train(dtype):
+    dense = sparse(96, 160, dtype=dtype)
+    pattern = ops.pack(dense.cpu(), "csr")
+    values = ops.csr_values(pattern, dtype).cuda().requires_grad_()
+    x = torch.randn(2, 5, 160, device="cuda", dtype=dtype, requires_grad=True)
+    g = torch.randn(2, 5, 96, device="cuda", dtype=dtype)
+    exact, exact_x = dense.double().requires_grad_(), x.detach().double().requires_grad_()
+    want = nn.functional.linear(exact_x, exact)
+    y = ops.csr_linear(x, values, pattern)
+    close(y, want, dtype)
+    got = torch.autograd.grad(y, (x, values), g)
+    expected = torch.autograd.grad(want, (exact_x, exact), g.double())
+    close(got[0], expected[0], dtype)
+    close(got[1], expected[1][dense != 0], dtype)
+    close(ops.sddmm(g, x.detach(), pattern), expected[1][dense != 0], dtype)
+    torch.library.opcheck(torch.ops.rarefy.sddmm.default, (g, x.detach(), pattern.handle, values.numel()))
+
+
+@on_gpu
+def test_graphs_record_places_that_are_known():
+    dense = sparse(64, 128)
+    x, g = torch.randn(3, 128, device="cuda").bfloat16(), torch.randn(3, 64, device="cuda").bfloat16()
+    pattern, new = ops.pack(dense.cpu(), "csr"), ops.pack(dense.cpu(), "csr16")
+    want = ops.sddmm(g, x, pattern)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        got = ops.sddmm(g, x, pattern)
+    graph.replay()
+    assert torch.equal(got, want)
+    with (
+        pytest.raises(UnsupportedError, match="pattern: expected one that was used before a graph is recorded"),
+        torch.cuda.graph(torch.cuda.CUDAGraph()),
+    ):
+        ops.sddmm(g, x, new)

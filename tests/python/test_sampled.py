@@ -65,3 +65,56 @@ def test_errors():
         ops.csr_linear(x[:, :7], values, pattern)
     with pytest.raises(ValueError, match="sddmm: p: expected M = 6 columns, got 8"):
         ops.sddmm(x, x, pattern)
+
+
+def both_ways(m, k):
+    """The CPU's kernels, and what GPUs run, which is torch's and runs on the CPU too."""
+    from rarefy.ops import sampled
+
+    dense, pattern, values = case(m, k)
+    return dense, pattern.handle, values, sampled
+
+
+def test_dense_products_give_what_kernels_give():
+    torch.manual_seed(0)
+    dense, handle, values, sampled = both_ways(24, 40)
+    x, p = torch.randn(2, 3, 40), torch.randn(2, 3, 24)
+    close = {"atol": 1e-5, "rtol": 1e-5}
+    torch.testing.assert_close(
+        sampled._csr_linear_dense(x, values, handle, False, 24), sampled._csr_linear_cpu(x, values, handle, False, 24), **close
+    )
+    torch.testing.assert_close(
+        sampled._csr_linear_dense(p, values, handle, True, 40), sampled._csr_linear_cpu(p, values, handle, True, 40), **close
+    )
+    got = sampled._sddmm_dense(p, x, handle, values.numel())
+    torch.testing.assert_close(got, sampled._sddmm_cpu(p, x, handle, values.numel()), **close)
+    torch.testing.assert_close(got, torch.einsum("abm,abk->mk", p, x)[dense != 0], **close)
+    assert sampled._sddmm_dense(p.bfloat16(), x, handle, values.numel(), torch.float16).dtype == torch.float16
+
+
+def test_dense_products_say_what_is_wrong():
+    _, handle, values, sampled = both_ways(6, 8)
+    x = torch.randn(3, 8)
+    with pytest.raises(ValueError, match=r"x: expected f32, f16 or bf16 \[…, K = 8\], got .*3, 7"):
+        sampled._csr_linear_dense(x[:, :7], values, handle, False, 6)
+    with pytest.raises(ValueError, match=r"values: expected \[\d+\], one for each place of the pattern"):
+        sampled._csr_linear_dense(x, values[1:], handle, False, 6)
+    with pytest.raises(ValueError, match="sddmm: p: expected .*M = 6"):
+        sampled._sddmm_dense(x, x, handle, values.numel())
+    with pytest.raises(ValueError, match="sddmm: q: expected as many rows as p"):
+        sampled._sddmm_dense(torch.randn(2, 6), x, handle, values.numel())
+
+
+def test_places_go_with_their_pattern():
+    import gc
+
+    from rarefy.ops import sampled
+
+    _, pattern, values = case(6, 8)
+    sampled._sddmm_dense(torch.randn(2, 6), torch.randn(2, 8), pattern.handle, values.numel())
+    before = len(sampled._places)
+    del pattern
+    gc.collect()
+    _, other, values = case(6, 8)
+    sampled._sddmm_dense(torch.randn(2, 6), torch.randn(2, 8), other.handle, values.numel())
+    assert len(sampled._places) <= before

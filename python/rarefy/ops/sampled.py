@@ -1,18 +1,23 @@
 """Products at places without structure: `rarefy::sddmm`, and `rarefy::csr_linear`, a linear layer whose values train there.
 
 The places are those of a weight packed in CSR ("csr" or "csr16"), row after row; values are a tensor [places]. The two operators are
-each other's gradients.
+each other's gradients. On a GPU they are torch's dense products, correct but no faster than dense: the values are put into a zeroed
+M×K matrix, or taken from one.
 """
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from .. import _core
-from .library import define, library, refuse_tangents, register_autocast
+from ..checks import describe, fail
+from ..errors import UnsupportedError
+from .library import define, library, on_its_device, refuse_tangents, register_autocast
 from .linear import Weight, check_packed
 
 define("csr_linear(Tensor x, Tensor values, Tensor pattern, bool transposed, SymInt features) -> Tensor")
@@ -33,8 +38,56 @@ def _sddmm_cpu(p: Tensor, q: Tensor, pattern: Tensor, places: int, dtype: torch.
     return out
 
 
+_places: dict[tuple[int, torch.device], tuple[StorageWeakRef, Tensor]] = {}
+_lock = threading.Lock()
+
+
+def _places_on(device: torch.device, pattern: Tensor) -> Tensor:
+    """row · K + column of each place, kept on the device while the pattern lives; a graph can record it from the second time on."""
+    key = (pattern.untyped_storage()._cdata, device)
+    known = _places.get(key)
+    if known is not None:
+        return known[1]
+    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+        fail("pattern", "one that was used before a graph is recorded (run the work once first)", "a new one", UnsupportedError)
+    places = torch.empty(_core.csr_shape(pattern)[2], dtype=torch.int64)
+    _core.csr_places(pattern, places)
+    with _lock:
+        for old in [k for k, (storage, _) in _places.items() if storage.expired()]:
+            del _places[old]
+        _places[key] = StorageWeakRef(pattern.untyped_storage()), places.to(device)
+        return _places[key][1]
+
+
+def _check_columns(argument: str, x: Tensor, name: str, features: int) -> None:
+    if not x.is_floating_point() or x.dim() == 0 or x.shape[-1] != features:
+        fail(argument, f"f32, f16 or bf16 […, {name} = {features}]", describe(x))
+
+
+def _csr_linear_dense(x: Tensor, values: Tensor, pattern: Tensor, transposed: bool, features: int) -> Tensor:
+    rows, cols, count = _core.csr_shape(pattern)
+    _check_columns("x", x, "M" if transposed else "K", rows if transposed else cols)
+    if values.shape != (count,) or values.device != x.device:
+        fail("values", f"[{count}], one for each place of the pattern, on {x.device}", describe(values))
+    dense = x.new_zeros(rows * cols).index_copy_(0, _places_on(x.device, pattern), values.to(x.dtype)).view(rows, cols)
+    return torch.matmul(x, dense if transposed else dense.T)
+
+
+def _sddmm_dense(p: Tensor, q: Tensor, pattern: Tensor, places: int, dtype: torch.dtype | None = None) -> Tensor:
+    rows, cols, _ = _core.csr_shape(pattern)
+    _check_columns("sddmm: p", p, "M", rows)
+    _check_columns("sddmm: q", q, "K", cols)
+    if p.shape[:-1] != q.shape[:-1] or p.device != q.device:
+        fail("sddmm: q", f"as many rows as p, {tuple(p.shape[:-1])}, on {p.device}", describe(q))
+    both = torch.promote_types(p.dtype, q.dtype)
+    dense = p.to(both).reshape(-1, rows).T @ q.to(both).reshape(-1, cols)
+    return dense.flatten()[_places_on(p.device, pattern)].to(dtype or p.dtype)
+
+
 library.impl("csr_linear", _csr_linear_cpu, "CPU")
 library.impl("sddmm", _sddmm_cpu, "CPU")
+library.impl("csr_linear", on_its_device(_csr_linear_dense), "CUDA")
+library.impl("sddmm", on_its_device(_sddmm_dense), "CUDA")
 
 
 @torch.library.register_fake("rarefy::csr_linear", lib=library)
@@ -94,8 +147,8 @@ def csr_linear(x: Tensor, values: Tensor, pattern: Weight) -> Tensor:
 
 def sddmm(p: Tensor, q: Tensor, pattern: Weight, dtype: torch.dtype | None = None) -> Tensor:
     """pᵀ·q at the places of `pattern`, summed over all leading dimensions of p […, M] and q […, K]: [places], in `dtype` or p's, after
-    a rounding to the pattern's. For a linear layer with p the gradient of its outputs and q its inputs: the gradient of its weight
-    there."""
+    a rounding to the pattern's (on a GPU to p's or q's, the wider). For a linear layer with p the gradient of its outputs and q its
+    inputs: the gradient of its weight there."""
     check_packed("pattern", pattern)
     refuse_tangents(p, q)
     return torch.ops.rarefy.sddmm.default(p, q, pattern.handle, pattern.matrix.nnz, dtype)
