@@ -3,7 +3,8 @@
 #include <cstdio>
 #include <cstdlib>
 #include <limits>
-#include <string_view>
+#include <set>
+#include <string>
 
 #include "base/check.h"
 #include "cli/numbers.h"
@@ -39,7 +40,7 @@ Planner Session::make_planner(bool freeze) const {
 namespace {
 
 /// Why memory that was given for second forms of weights is not used; empty where it is.
-std::string_view no_second_form(const LoadOptions& options, const Model& model) {
+std::string no_second_form(const LoadOptions& options, const Model& model) {
   if (!options.weight_memory) return "";
   if (model.gpu().empty()) return "the model runs on the CPU";
   const bool dense_fits = *options.weight_memory > 1;
@@ -49,20 +50,24 @@ std::string_view no_second_form(const LoadOptions& options, const Model& model) 
   return dense_fits && !some ? "no second form is faster, or there is no room for them" : "";
 }
 
+/// A line on stderr; `bench` loads a model for each of its tests, and says everything once.
+void say_once(const std::string& line) {
+  static std::set<std::string> said;
+  if (!said.insert(line).second) return;
+  terminal_progress().clear();
+  std::fprintf(stderr, "rarefy: %s\n", line.c_str());
+}
+
 /// A budget that cannot hold the model is an argument that cannot work, not a machine too small.
 /// Neither is a GPU that was asked for. A GPU that is there and not used is worth a line.
 template <class Load>
 std::unique_ptr<Model> load_or_explain(const LoadOptions& options, const Load& load) {
   try {
     std::unique_ptr<Model> model = load();
-    if (const std::string note = model->gpu_note(); !note.empty()) {
-      terminal_progress().clear();
-      std::fprintf(stderr, "rarefy: running on the CPU: %s\n", note.c_str());
-    }
-    if (const std::string_view why = no_second_form(options, *model); !why.empty()) {
-      terminal_progress().clear();
-      std::fprintf(stderr, "rarefy: --weight-memory has no effect: %s\n", why.data());
-    }
+    if (const std::string note = model->gpu_note(); !note.empty())
+      say_once("running on the CPU: " + note);
+    if (const std::string why = no_second_form(options, *model); !why.empty())
+      say_once("--weight-memory has no effect: " + why);
     return model;
   } catch (const Error& e) {
     constexpr std::size_t kNoBudget = std::numeric_limits<std::size_t>::max();
