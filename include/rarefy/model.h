@@ -51,8 +51,8 @@ struct LoadOptions {
   /// On a GPU: memory that a packed weight and a second form for many tokens may take together, as
   /// a share of the dense weight's; 0.75 unless given. Where it is enough for that, the second form
   /// is the dense weight, and prompts take as long as a dense model's. From 0 on; the CPU has one
-  /// form of each weight. Where a GPU or the
-  /// budget has no room for second forms, weights are loaded without.
+  /// form of each weight. Where a GPU or the budget has no room for second forms, weights are
+  /// loaded without.
   std::optional<double> weight_memory;
 };
 
