@@ -11,12 +11,35 @@
 #include <set>
 
 #include "family_on_device.h"
+#include "ops/spmm/cuda/composed/even_pack.h"
 #include "ops/spmm/cuda/composed/pack.h"
 #include "ops/spmm/cuda/families.h"
 #include "ops/spmm/cuda/search.h"
 
 namespace rarefy::gpu {
 namespace {
+
+/// Calls `put(column, value)` for what a vector holds.
+template <class Put>
+void walk_vector(const std::vector<std::byte>& columns, const std::vector<std::byte>& values,
+                 const VectorFormat& format, std::size_t vector, const Put& put) {
+  const auto vec = static_cast<std::size_t>(format.vec);
+  std::uint32_t column = 0;
+  for (std::size_t i = 0; i < vec; ++i) {
+    if (format.delta()) {
+      const std::uint64_t word = reinterpret_cast<const std::uint64_t*>(columns.data())[vector];
+      const auto low = static_cast<std::uint32_t>(word);
+      const auto high = static_cast<std::uint32_t>(word >> 32);
+      if (i == 0) column = low & 0xFFFF;
+      if (i == 1 || i == 2) column += low >> (10 + 6 * i) & 63;
+      if (i > 2) column += high >> (6 * i - 18) & 63;
+    } else {
+      column = reinterpret_cast<const std::uint16_t*>(columns.data())[vector * vec + i];
+      if (format.swizzled) column ^= column >> 3 & 7;  // The swizzle is its own inverse.
+    }
+    put(column, reinterpret_cast<const float*>(values.data())[vector * vec + i]);
+  }
+}
 
 /// Adds up what the arrays hold, row by row.
 std::vector<float> unpack(const ComposedArrays& arrays, const PackSpec& spec, std::int64_t rows,
@@ -29,8 +52,6 @@ std::vector<float> unpack(const ComposedArrays& arrays, const PackSpec& spec, st
     }
   }
   std::vector<float> dense(static_cast<std::size_t>(rows * cols));
-  const auto* values = reinterpret_cast<const float*>(arrays.values.data());
-  const auto vec = static_cast<std::size_t>(spec.vec);
   for (std::size_t item = 0; item < arrays.target.size(); ++item) {
     const std::uint32_t to = arrays.target[item];
     const std::uint32_t owner = to & 0x1FFFFFFF;
@@ -44,23 +65,11 @@ std::vector<float> unpack(const ComposedArrays& arrays, const PackSpec& spec, st
     }
     for (std::size_t v = arrays.begin[item]; v < arrays.begin[item + 1]; ++v) vectors.push_back(v);
     for (const std::size_t v : vectors) {
-      std::uint32_t column = 0;
-      for (std::size_t i = 0; i < vec; ++i) {
-        if (spec.index_bits == 6) {
-          const std::uint64_t word =
-              reinterpret_cast<const std::uint64_t*>(arrays.columns.data())[v];
-          const auto low = static_cast<std::uint32_t>(word);
-          const auto high = static_cast<std::uint32_t>(word >> 32);
-          if (i == 0) column = low & 0xFFFF;
-          if (i == 1 || i == 2) column += low >> (10 + 6 * i) & 63;
-          if (i > 2) column += high >> (6 * i - 18) & 63;
-        } else {
-          column = reinterpret_cast<const std::uint16_t*>(arrays.columns.data())[v * vec + i];
-          if (spec.swizzled) column ^= column >> 3 & 7;  // The swizzle is its own inverse.
-        }
-        EXPECT_LT(column, cols);
-        dense[row * static_cast<std::size_t>(cols) + column] += values[v * vec + i];
-      }
+      walk_vector(arrays.columns, arrays.values, spec.format, v,
+                  [&](std::uint32_t column, float value) {
+                    EXPECT_LT(column, cols);
+                    dense[row * static_cast<std::size_t>(cols) + column] += value;
+                  });
     }
   }
   return dense;
@@ -86,8 +95,64 @@ TEST(PackComposed, HoldsEveryNonzeroOnceInWholeVectors) {
             << "items fall in length";
       }
       EXPECT_EQ(unpack(arrays, spec, 37, 301), expected)
-          << testing::to_string(pattern) << " " << spec.index_bits << " " << spec.longest_item;
+          << testing::to_string(pattern) << " " << spec.format.index_bits << " "
+          << spec.longest_item;
     }
+  }
+}
+
+TEST(PackEven, HoldsEveryNonzeroOnceInSegmentsOfItsRow) {
+  constexpr std::int64_t kRows = 67, kCols = 301;
+  for (const Pattern pattern : kEveryPattern) {
+    const TestWeight w({kRows, kCols, pattern, 0.05}, DType::kF32);
+    std::vector<float> expected(kRows * kCols);
+    w.source->read_rows(0, kRows, expected.data());
+    for (const EvenSpec& spec :
+         {EvenSpec{{4, 16, false}, 1, 1}, EvenSpec{{4, 16, true}, 4, 7}, EvenSpec{{8, 16}, 2, 13},
+          EvenSpec{{8, 6}, 1, 5}, EvenSpec{{8, 6}, 8, 3}, EvenSpec{{8, 6}, 2, 100}}) {
+      const EvenArrays arrays = pack_even(dynamic_cast<const CsrMatrix&>(*w.csr), spec);
+      const std::string what = std::string(testing::to_string(pattern)) + ", " +
+                               std::to_string(spec.format.index_bits) + " bits, groups of " +
+                               std::to_string(spec.group);
+      EXPECT_EQ(arrays.vectors % 32, 0) << what;
+      std::vector<float> found(expected.size());
+      std::vector<int> seen(kRows);
+      for (std::size_t block = 0; block + 1 < arrays.first.size(); ++block) {
+        const std::size_t base = block * static_cast<std::size_t>(arrays.vectors);
+        EXPECT_LE(arrays.first[block + 1] - arrays.first[block] - 1, arrays.most_rows) << what;
+        ASSERT_EQ(arrays.begin[arrays.first[block]], base) << what;
+        ASSERT_EQ(arrays.target[arrays.first[block + 1] - 1], kNoRow) << what;
+        for (std::size_t i = arrays.first[block]; i + 1 < arrays.first[block + 1]; ++i) {
+          EXPECT_EQ((arrays.begin[i] - base) % static_cast<std::size_t>(spec.group), 0) << what;
+          ++seen.at(arrays.target[i]);
+          for (std::size_t v = arrays.begin[i]; v < arrays.begin[i + 1]; ++v) {
+            walk_vector(arrays.columns, arrays.values, spec.format, v,
+                        [&](std::uint32_t column, float value) {
+                          ASSERT_LT(column, kCols) << what;
+                          found[arrays.target[i] * kCols + column] += value;
+                        });
+          }
+        }
+      }
+      EXPECT_EQ(found, expected) << what;
+      EXPECT_EQ(seen, std::vector<int>(kRows, 1)) << what;
+    }
+  }
+}
+
+TEST(PackEven, SharesAlikeWhateverTheRows) {
+  constexpr std::int64_t kRows = 1600, kCols = 2000;
+  for (const Pattern pattern : {Pattern::kUniform, Pattern::kRowSkew, Pattern::kColumnRuns}) {
+    const TestWeight w({kRows, kCols, pattern, 0.05}, DType::kF16);
+    const auto& csr = dynamic_cast<const CsrMatrix&>(*w.csr);
+    const EvenSpec spec{{8, 16}, 2, 16};
+    const EvenArrays arrays = pack_even(csr, spec);
+    double needed = 0;  // Segments of two vectors of eight.
+    for (std::int64_t r = 0; r < kRows; ++r)
+      needed +=
+          std::ceil(static_cast<double>(csr.row_offsets()[r + 1] - csr.row_offsets()[r]) / 16);
+    EXPECT_LT(static_cast<double>(arrays.vectors) * 16, needed * 2 * 1.02 + 16 * 32)
+        << testing::to_string(pattern);
   }
 }
 

@@ -47,24 +47,36 @@ __device__ __forceinline__ void stage_tokens(StagedB* staged, const B* b, i64 b_
   using Wide = Pack<B, kWide>;
   constexpr int kRowsAtOnce = SWIZZLED || N_LANES > 1 || kRowBytes >= 16 ? 1 : 16 / kRowBytes;
   using Rows = Pack<StagedB, kPerLane * kRowsAtOnce>;
+  constexpr int kAtOnce = kPerLane == 1 ? 2 : 1;  // Loads that are under way together.
+  const int pieces = k / kWide;
 #pragma unroll 1
-  for (int i = threadIdx.x; i < k / kWide; i += THREADS) {
-    Wide token[kPerLane] = {};
+  for (int from = threadIdx.x; from < pieces; from += kAtOnce * THREADS) {
+    Wide token[kAtOnce][kPerLane] = {};
 #pragma unroll
-    for (int j = 0; j < kPerLane; ++j) {
-      if (first + j < n) token[j] = reinterpret_cast<const Wide*>(b + (first + j) * b_stride)[i];
+    for (int p = 0; p < kAtOnce; ++p) {
+      const int i = from + p * THREADS;
+#pragma unroll
+      for (int j = 0; j < kPerLane; ++j) {
+        if (first + j < n && i < pieces)
+          token[p][j] = reinterpret_cast<const Wide*>(b + (first + j) * b_stride)[i];
+      }
     }
 #pragma unroll
-    for (int r = 0; r < kWide; r += kRowsAtOnce) {
-      Rows rows;
+    for (int p = 0; p < kAtOnce; ++p) {
+      const int i = from + p * THREADS;
+      if (i >= pieces) break;
 #pragma unroll
-      for (int q = 0; q < kRowsAtOnce; ++q) {
+      for (int r = 0; r < kWide; r += kRowsAtOnce) {
+        Rows rows;
 #pragma unroll
-        for (int j = 0; j < kPerLane; ++j)
-          rows.value[q * kPerLane + j] = to_staged(token[j].value[r + q]);
+        for (int q = 0; q < kRowsAtOnce; ++q) {
+#pragma unroll
+          for (int j = 0; j < kPerLane; ++j)
+            rows.value[q * kPerLane + j] = to_staged(token[p][j].value[r + q]);
+        }
+        reinterpret_cast<Rows*>(staged)[place_of(i * kWide + r) * N_LANES / kRowsAtOnce + lane] =
+            rows;
       }
-      reinterpret_cast<Rows*>(staged)[place_of(i * kWide + r) * N_LANES / kRowsAtOnce + lane] =
-          rows;
     }
   }
 }

@@ -21,7 +21,10 @@ constexpr int kLeastRegisters = 32;
 std::string ComposedConfig::name() const {
   return fmt::format("composed.{}{}.g{}.v{}.u{}.n{}x{}.t{}x{}.{}{}{}", delta() ? "delta" : "csr",
                      index_bits, group, vec, unroll, n_tile, n_lanes, threads, blocks,
-                     staged ? "staged" : "cached", any_order ? ".anyorder" : "",
+                     even     ? "even"
+                     : staged ? "staged"
+                              : "cached",
+                     any_order ? ".anyorder" : "",
                      baked ? (item_vectors > 0 ? ".alike" : ".baked") : "");
 }
 
@@ -30,10 +33,12 @@ DType ComposedConfig::staged_type(const Problem& problem) const {
 }
 
 cuda::Source ComposedConfig::source(const Problem& problem) const {
-  cuda::Source source{.name = name() + epilogue_name(problem),
-                      .text = std::string(cuda::device_text("ops/spmm/cuda/composed/composed.cu")),
-                      .defines = epilogue_defines(problem),
-                      .local_bytes = 16};
+  cuda::Source source{
+      .name = name() + epilogue_name(problem),
+      .text = std::string(cuda::device_text(even ? "ops/spmm/cuda/composed/even.cu"
+                                                 : "ops/spmm/cuda/composed/composed.cu")),
+      .defines = epilogue_defines(problem),
+      .local_bytes = 16};
   const auto define = [&](const char* name, auto value) {
     source.defines.push_back(fmt::format("{}={}", name, value));
   };
@@ -44,14 +49,15 @@ cuda::Source ComposedConfig::source(const Problem& problem) const {
   define("STAGED_TYPE", cuda::device_type(staged_type(problem)));
   define("C_TYPE", cuda::device_type(problem.output));
   define("N_TILE", n_tile);
-  define("N_LANES", n_lanes);
   define("GROUP", group);
   define("VEC", vec);
   define("UNROLL", unroll);
   define("THREADS", threads);
   define("BLOCKS", blocks);
-  define("STAGED", staged);
   define("SWIZZLED", swizzled(problem));
+  if (even) return source;
+  define("N_LANES", n_lanes);
+  define("STAGED", staged);
   define("ANY_ORDER", any_order);
   define("BAKED_K", baked ? problem.k : 0);
   define("BAKED_ITEMS", baked && whole_rows ? problem.m : 0);
@@ -88,6 +94,14 @@ std::size_t ComposedConfig::shared_bytes(const Problem& problem) const {
     bytes += static_cast<std::size_t>(places * n_tile) * size_of(staged_type(problem));
   }
   return bytes;
+}
+
+std::size_t ComposedConfig::shared_bytes(const Problem& problem, std::int64_t vectors,
+                                         std::int64_t rows) const {
+  constexpr std::int64_t kRowBytes = 12;
+  return shared_bytes(problem) +
+         static_cast<std::size_t>(vectors / group * n_tile) * sizeof(float) +
+         static_cast<std::size_t>(rows * kRowBytes);
 }
 
 Support ComposedConfig::legal(const Problem& problem, const cuda::DeviceFacts& device) const {
@@ -133,6 +147,22 @@ std::int64_t longest_item(const ComposedConfig& config, const RowStats& rows) {
 int neighbours(const ComposedConfig& config) {
   constexpr int kMost = 8;
   return std::clamp(32 / (config.group * config.n_lanes), 1, kMost);
+}
+
+int even_blocks(const ComposedConfig& config, const cuda::DeviceFacts& device) {
+  return std::max(1, device.multiprocessors * config.blocks);
+}
+
+EvenShare even_share(const ComposedConfig& config, const Problem& problem, const RowStats& rows,
+                     const cuda::DeviceFacts& device) {
+  // Delta stores zeros in steps over 63, but for those from one vector to the next.
+  const double density = std::clamp(rows.mean / static_cast<double>(problem.k), 1e-6, 1.0);
+  const double stored =
+      config.delta() ? rows.mean * (1 + 0.875 * std::pow(1 - density, 63)) : rows.mean;
+  // The last vector of a row is half full, and so is its last segment.
+  const double vectors = stored / config.vec + 0.5 * config.group;
+  const double share = static_cast<double>(problem.m) / even_blocks(config, device);
+  return {.vectors = share * vectors, .rows = std::ceil(share)};
 }
 
 int alike_vectors(const ComposedConfig& config, const RowStats& rows) {

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <string>
 
+#include "ops/spmm/cuda/composed/vectors.h"
 #include "ops/spmm/cuda/device_spmm.h"
 
 namespace rarefy::gpu {
@@ -19,6 +20,7 @@ struct ComposedConfig {
   int threads = 512;        ///< Of a block.
   int blocks = 1;           ///< Of a multiprocessor, at the same time.
   bool staged = true;       ///< B in shared memory; else gathered through the caches.
+  bool even = false;        ///< Blocks and threads share nonzeros wherever rows end (even.cu).
   bool any_order = false;   ///< Pieces of rows are added atomically: other bits every time.
   bool baked = false;       ///< K is a constant of the kernel, and of the weight:
   bool whole_rows = false;  ///< that items are rows, so that their number is one, too,
@@ -40,9 +42,12 @@ struct ComposedConfig {
   /// as these places.
   [[nodiscard]] bool swizzled(const Problem& problem) const;
   [[nodiscard]] bool delta() const { return index_bits == kDeltaBits; }
-  static constexpr int kDeltaBits = 6;
+  static constexpr int kDeltaBits = VectorFormat::kDeltaBits;
   /// Dynamic shared memory of a block.
   [[nodiscard]] std::size_t shared_bytes(const Problem& problem) const;
+  /// The same where nonzeros are shared evenly, for a block of so many vectors and rows.
+  [[nodiscard]] std::size_t shared_bytes(const Problem& problem, std::int64_t vectors,
+                                         std::int64_t rows) const;
   /// Whether the kernel can be compiled and launched, and if not, why.
   [[nodiscard]] Support legal(const Problem& problem, const cuda::DeviceFacts& device) const;
 };
@@ -63,6 +68,16 @@ int neighbours(const ComposedConfig& config);
 
 /// The vectors of every item, where all have as many and none is cut; else 0.
 int alike_vectors(const ComposedConfig& config, const RowStats& rows);
+
+/// Blocks that share nonzeros evenly.
+int even_blocks(const ComposedConfig& config, const cuda::DeviceFacts& device);
+
+/// Vectors and rows of such a block, about: what its shared memory must hold.
+struct EvenShare {
+  double vectors = 0, rows = 0;
+};
+EvenShare even_share(const ComposedConfig& config, const Problem& problem, const RowStats& rows,
+                     const cuda::DeviceFacts& device);
 
 /// Estimated time of one run, from counted bytes, issue slots, shared-memory cycles and latencies.
 double estimate_us(const ComposedConfig& config, const Problem& problem, const RowStats& rows,

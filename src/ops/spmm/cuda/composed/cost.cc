@@ -26,10 +26,49 @@ double gather_cycles(double bytes_per_lane) {
   return bytes_per_lane <= 8 ? 6.0 : 8.5 * bytes_per_lane / 16;
 }
 
+/// Where nonzeros are shared evenly: bytes, or issue slots and shared memory, of a block's share,
+/// behind its start and ahead of its end.
+double estimate_even_us(const ComposedConfig& config, const Problem& problem, const RowStats& rows,
+                        const cuda::DeviceFacts& device) {
+  const double hz = device.clock_ghz * 1e3;
+  const double tiles = std::ceil(static_cast<double>(problem.n) / config.n_tile);
+  const EvenShare share = even_share(config, problem, rows, device);
+  const double blocks = even_blocks(config, device);
+  const double passes = tiles * config.blocks;  // Shares that a multiprocessor works on.
+  const double vectors = passes * share.vectors;
+
+  const double index_bytes = config.delta() ? 1.0 : config.index_bits / 8.0;
+  const double vector_bytes =
+      config.vec * (static_cast<double>(size_of(problem.weight)) + index_bytes);
+  const double bytes =
+      blocks * (share.vectors * vector_bytes + 12 * share.rows) +
+      static_cast<double>(problem.m * problem.n) * static_cast<double>(size_of(problem.output));
+  const double memory_us = bytes / (device.memory_gb_per_s * kMemoryEfficiency * 1e3);
+
+  const auto b_bytes = static_cast<double>(size_of(config.staged_type(problem)));
+  const double convert = b_bytes < 4 ? config.n_tile : 0;
+  const double nonzero_slots = (config.delta() ? 5 : 2) + 1 + convert + config.n_tile;
+  const double shuffles =
+      config.group > 1 ? config.n_tile - 1 + std::max(0.0, std::log2(config.group)) : 0;
+  const double vector_slots = kStepInstructions + 2 + config.vec * nonzero_slots + 3 * shuffles;
+  const double issue_us = vectors * vector_slots / 128 / hz;
+  const double gather_us = vectors * config.vec * gather_cycles(config.n_tile * b_bytes) / 32 / hz;
+
+  // A row's segments, eight at a time, the longest one last.
+  const double longest = static_cast<double>(rows.longest) / (config.vec * config.group * 8);
+  const double end = 300 + 40 * (longest + share.rows * 8 / config.threads);
+  const double stage_rounds = std::ceil(static_cast<double>(problem.k) / config.threads / 4);
+  const double stage = kMemoryClocks * std::max(1.0, stage_rounds / 2) +
+                       static_cast<double>(config.shared_bytes(problem)) * config.blocks / 64;
+  return kLaunchUs + (stage + end) / hz + std::max({memory_us, issue_us, gather_us}) +
+         0.15 * (memory_us + issue_us + gather_us);
+}
+
 }  // namespace
 
 double estimate_us(const ComposedConfig& config, const Problem& problem, const RowStats& rows,
                    const cuda::DeviceFacts& device) {
+  if (config.even) return estimate_even_us(config, problem, rows, device);
   const double sms = device.multiprocessors;
   const double hz = device.clock_ghz * 1e3;  // Clocks a microsecond.
   const double per_lane = static_cast<double>(config.n_tile) / config.n_lanes;

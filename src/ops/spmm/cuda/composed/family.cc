@@ -6,6 +6,7 @@
 #include "cuda/kernel.h"
 #include "cuda/memory.h"
 #include "ops/spmm/cuda/composed/config.h"
+#include "ops/spmm/cuda/composed/even_operator.h"
 #include "ops/spmm/cuda/composed/pack.h"
 #include "ops/spmm/cuda/families.h"
 #include "ops/spmm/cuda/source_list.h"
@@ -35,9 +36,9 @@ class ComposedOperator final : public Operator {
       : config_(config), problem_(problem), device_(&stream.device()) {
     const auto& csr = dynamic_cast<const CsrMatrix&>(*weight.csr);
     const ComposedArrays arrays =
-        pack_composed(csr, {.vec = config.vec,
-                            .index_bits = config.index_bits,
-                            .swizzled = config.swizzled(problem),
+        pack_composed(csr, {.format = {.vec = config.vec,
+                                       .index_bits = config.index_bits,
+                                       .swizzled = config.swizzled(problem)},
                             .longest_item = longest_item(config, row_stats(*weight.pattern)),
                             .neighbours = neighbours(config),
                             .head = wants_heads() ? config.group * config.unroll : 0});
@@ -280,6 +281,47 @@ struct Space {
   }
 };
 
+/// Threads that share a segment, loads of a thread in flight, and blocks where nonzeros are shared
+/// evenly, for as many tokens at most.
+constexpr int kEvenGroups[] = {1, 2, 4};
+constexpr int kEvenLoads[] = {2, 4};
+constexpr BlockShape kEvenShapes[] = {{1024, 1}, {512, 2}};
+constexpr int kMostEvenTokens = 4;
+
+/// Every legal configuration that shares nonzeros evenly.
+std::vector<ComposedConfig> even_space(const Problem& problem, const RowStats& rows,
+                                       const cuda::DeviceFacts& device) {
+  Space space{problem, device, std::max(rows.mean, 1.0), {}};
+  if (problem.n > kMostEvenTokens) return {};
+  const int vec = 16 / static_cast<int>(size_of(problem.weight));
+  for (const int group : kEvenGroups) {
+    for (const int unroll : kEvenLoads) {
+      if (problem.n > 1 && unroll > kEvenLoads[0]) continue;  // Spills.
+      for (const BlockShape& shape : kEvenShapes) {
+        ComposedConfig config{.index_bits = problem.k <= 65536 ? 16 : 32,
+                              .vec = vec,
+                              .unroll = unroll,
+                              .group = group,
+                              .n_tile = power_of_two_at_least(problem.n),
+                              .threads = shape.threads,
+                              .blocks = shape.blocks,
+                              .even = true};
+        for (const int bits : {config.index_bits, ComposedConfig::kDeltaBits}) {
+          config.index_bits = bits;
+          if (config.delta() && !space.delta()) continue;
+          const EvenShare share = even_share(config, problem, rows, device);
+          const std::size_t bytes =
+              config.shared_bytes(problem, static_cast<std::int64_t>(share.vectors),
+                                  static_cast<std::int64_t>(share.rows));
+          if (bytes * static_cast<std::size_t>(shape.blocks) <= device.shared_per_block)
+            space.add(config);
+        }
+      }
+    }
+  }
+  return std::move(space.configs);
+}
+
 /// Every legal configuration for rows of about `mean` nonzeros.
 std::vector<ComposedConfig> search_space(const Problem& problem, double mean,
                                          const cuda::DeviceFacts& device) {
@@ -331,6 +373,8 @@ class ComposedFamily final : public Family {
         found.push_back(candidate(config, problem, us));
       }
     }
+    for (const ComposedConfig& config : even_space(problem, rows, device))
+      found.push_back(candidate(config, problem, estimate_us(config, problem, rows, device)));
     return found;
   }
 
@@ -344,10 +388,12 @@ class ComposedFamily final : public Family {
           for (std::int64_t k : {std::int64_t{1024}, std::int64_t{100000}}) {
             const Problem problem{
                 .m = 4096, .k = k, .n = n, .weight = dtype, .activations = dtype, .output = dtype};
-            for (ComposedConfig config : search_space(problem, mean, hopper)) {
+            for (const ComposedConfig& config : search_space(problem, mean, hopper)) {
               sources.add(config.source(problem), dtype);
               sources.add(config.expand_source(problem), dtype);
             }
+            for (const ComposedConfig& config : even_space(problem, {.mean = mean}, hopper))
+              sources.add(config.source(problem), dtype);
           }
         }
       }
@@ -360,7 +406,9 @@ class ComposedFamily final : public Family {
     return {.name = config.name(),
             .estimate_us = us,
             .source = config.source(problem),
-            .build = [config, problem](const Weight& weight, const cuda::Stream& stream) {
+            .build = [config, problem](const Weight& weight,
+                                       const cuda::Stream& stream) -> std::unique_ptr<Operator> {
+              if (config.even) return make_even_operator(config, problem, weight, stream);
               return std::make_unique<ComposedOperator>(config, problem, weight, stream);
             }};
   }

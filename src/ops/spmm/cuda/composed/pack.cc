@@ -10,11 +10,10 @@ namespace {
 
 constexpr std::uint32_t kPiece = 0x80000000U;
 constexpr int kJoinShift = 29;
-constexpr int kDeltaBits = 6;
 
-/// Nonzeros [begin, begin + count) of the CSR, and where their sum goes.
+/// Nonzeros of the CSR, and where their sum goes.
 struct Item {
-  std::int64_t begin, count;
+  Nonzeros run;
   std::uint32_t target;
   std::int64_t vectors = 0;  ///< As packed.
   std::int64_t order = 0;    ///< Of the neighbours that share a row, the longest one's vectors.
@@ -28,7 +27,7 @@ void add_neighbours(std::int64_t begin, std::int64_t count, int joined, std::uin
   const std::int64_t parts = std::int64_t{1} << joined;
   for (std::int64_t i = 0; i < parts; ++i) {
     const std::int64_t first = count * i / parts;
-    items.push_back({begin + first, count * (i + 1) / parts - first,
+    items.push_back({{begin + first, count * (i + 1) / parts - first},
                      target | static_cast<std::uint32_t>(joined) << kJoinShift});
   }
 }
@@ -63,87 +62,17 @@ std::vector<Item> cut_rows(const CsrMatrix& csr, const PackSpec& spec, ComposedA
   return items;
 }
 
-/// The longest step of a delta vector, and its nonzeros.
-constexpr std::uint32_t kLongestStep = 63;
-constexpr std::int64_t kDeltaVector = 8;
-
-/// Calls `emit(column, index of the nonzero, or -1 for a zero between)` for what a delta run
-/// stores.
-template <class Emit>
-void walk_delta(const std::uint32_t* columns, const Item& item, const Emit& emit) {
-  std::int64_t stored = 0;
-  std::uint32_t last = 0;
-  for (std::int64_t j = item.begin; j < item.begin + item.count; ++j) {
-    while (stored % kDeltaVector != 0 && columns[j] - last > kLongestStep) {
-      last += kLongestStep;
-      emit(last, -1);
-      ++stored;
-    }
-    last = columns[j];
-    emit(last, j);
-    ++stored;
-  }
-}
-
-std::int64_t vectors_of(const CsrMatrix& csr, const Item& item, const PackSpec& spec) {
-  std::int64_t entries = item.count;
-  if (spec.index_bits == kDeltaBits) {
-    entries = 0;
-    walk_delta(csr.col_indices<std::uint32_t>(), item,
-               [&](std::uint32_t, std::int64_t) { ++entries; });
-  }
-  return (entries + spec.vec - 1) / spec.vec;
-}
-
-template <class Bits>
-void fill_delta(const CsrMatrix& csr, const Item& item, std::int64_t vectors, std::uint64_t* words,
-                Bits* values) {
-  const auto* from = static_cast<const Bits*>(csr.values());
-  std::fill_n(words, vectors, 0);
-  std::int64_t at = 0;
-  std::uint32_t last = 0;
-  walk_delta(csr.col_indices<std::uint32_t>(), item, [&](std::uint32_t column, std::int64_t j) {
-    std::uint64_t& word = words[at / kDeltaVector];
-    const std::int64_t i = at % kDeltaVector;
-    if (i == 0) {
-      word = column;
-    } else {
-      // Two steps in the low word behind the column, five in the high word.
-      word |= std::uint64_t{column - last} << (i < 3 ? 10 + 6 * i : 14 + 6 * i);
-    }
-    values[at++] = j >= 0 ? from[j] : Bits{};
-    last = column;
-  });
-  std::fill(values + at, values + vectors * kDeltaVector, Bits{});
-}
-
-template <class Index, class Bits>
-void fill_csr(const CsrMatrix& csr, const Item& item, std::int64_t entries, bool swizzled,
-              Index* columns, Bits* values) {
-  const auto* from_columns = csr.col_indices<std::uint32_t>();
-  const auto* from_values = static_cast<const Bits*>(csr.values());
-  for (std::int64_t j = 0; j < entries; ++j) {
-    const bool real = j < item.count;
-    const std::uint32_t column = from_columns[item.begin + (real ? j : item.count - 1)];
-    columns[j] = static_cast<Index>(swizzled ? column ^ (column >> 3 & 7) : column);
-    values[j] = real ? from_values[item.begin + j] : Bits{};
-  }
-}
-
 /// Moves `count` vectors of `bytes` each from a packed item to their place.
 void place_vectors(const std::vector<std::byte>& item, std::size_t from, std::size_t count,
                    std::size_t bytes, std::vector<std::byte>& to, std::size_t at) {
   std::copy_n(item.data() + from * bytes, count * bytes, to.data() + at * bytes);
 }
 
-template <class Bits>
 void fill(const CsrMatrix& csr, const std::vector<Item>& items, const PackSpec& spec,
           ComposedArrays& arrays, ThreadPool& pool) {
   const auto vectors = static_cast<std::size_t>(arrays.begin.back());
-  const auto vec = static_cast<std::size_t>(spec.vec);
-  const bool delta = spec.index_bits == kDeltaBits;
-  const std::size_t column_bytes = delta ? 8 : vec * static_cast<std::size_t>(spec.index_bits) / 8;
-  const std::size_t value_bytes = vec * sizeof(Bits);
+  const std::size_t column_bytes = spec.format.column_bytes();
+  const std::size_t value_bytes = static_cast<std::size_t>(spec.format.vec) * size_of(csr.dtype());
   arrays.columns.resize(vectors * column_bytes);
   arrays.values.resize(vectors * value_bytes);
   constexpr std::int64_t kGrain = 64;
@@ -156,18 +85,7 @@ void fill(const CsrMatrix& csr, const std::vector<Item>& items, const PackSpec& 
           const auto count = static_cast<std::size_t>(item.vectors);
           columns.resize(count * column_bytes);
           values.resize(count * value_bytes);
-          auto* const bits = reinterpret_cast<Bits*>(values.data());
-          const auto entries = static_cast<std::int64_t>(count * vec);
-          if (delta) {
-            fill_delta(csr, item, item.vectors, reinterpret_cast<std::uint64_t*>(columns.data()),
-                       bits);
-          } else if (spec.index_bits == 16) {
-            fill_csr(csr, item, entries, spec.swizzled,
-                     reinterpret_cast<std::uint16_t*>(columns.data()), bits);
-          } else {
-            fill_csr(csr, item, entries, spec.swizzled,
-                     reinterpret_cast<std::uint32_t*>(columns.data()), bits);
-          }
+          write_vectors(csr, item.run, spec.format, item.vectors, columns.data(), values.data());
           const std::size_t head = i < arrays.heads ? static_cast<std::size_t>(spec.head) : 0;
           const std::size_t head_at = static_cast<std::size_t>(i) * head;
           const std::size_t rest_at = arrays.begin[static_cast<std::size_t>(i)];
@@ -190,7 +108,7 @@ ComposedArrays pack_composed(const CsrMatrix& csr, const PackSpec& spec, ThreadP
                     [&](std::int64_t first, std::int64_t last) {
                       for (std::int64_t i = first; i < last; ++i) {
                         Item& item = items[static_cast<std::size_t>(i)];
-                        item.vectors = vectors_of(csr, item, spec);
+                        item.vectors = count_vectors(csr, item.run, spec.format);
                       }
                     });
   for (std::size_t i = 0; i < items.size();) {
@@ -219,11 +137,7 @@ ComposedArrays pack_composed(const CsrMatrix& csr, const PackSpec& spec, ThreadP
       fail(ErrorKind::kUnsupported, "composed: {} nonzeros are too many", csr.entries());
   }
   arrays.begin.push_back(static_cast<std::uint32_t>(vectors));
-  if (size_of(csr.dtype()) == 4) {
-    fill<std::uint32_t>(csr, items, spec, arrays, pool);
-  } else {
-    fill<std::uint16_t>(csr, items, spec, arrays, pool);
-  }
+  fill(csr, items, spec, arrays, pool);
   return arrays;
 }
 

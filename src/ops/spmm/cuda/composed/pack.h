@@ -2,17 +2,12 @@
 // length (those that share a row with most others first).
 //
 //   begin    items + 1 × u32   item i owns the vectors [begin[i], begin[i + 1]) and, if it is one
-//   of
-//                              the first `heads`, its first ones from i · head on
+//                              of the first `heads`, its first ones from i · head on
 //   target   items × u32       the row of C, or with bit 31 set the piece of a cut row that it is;
 //                              bits 29 and 30: it is one of 1, 2, 4 or 8 neighbours that share that
-//   columns  vectors × VEC × u16 or u32, or a u64 a vector (delta, columns.cuh)
-//   values   vectors × VEC × f32, f16 or bf16
+//   columns, values            vectors (vectors.h)
 //   rows     cut rows × u32    and first (cut rows + 1 × u32): which pieces are whose; row_of_piece
 //                              says it the other way
-//
-// A run is padded to whole vectors with zeros at the last column it has; a delta run holds zeros
-// where two nonzeros of a vector are more than 63 columns apart, too.
 #pragma once
 
 #include <cstddef>
@@ -20,6 +15,7 @@
 #include <vector>
 
 #include "formats/csr.h"
+#include "ops/spmm/cuda/composed/vectors.h"
 #include "rarefy/threads.h"
 
 namespace rarefy::gpu {
@@ -36,9 +32,7 @@ struct ComposedArrays {
 
 /// What packing needs to know.
 struct PackSpec {
-  int vec = 4;
-  int index_bits = 16;            ///< 32, 16, or 6: delta.
-  bool swizzled = false;          ///< Columns as ComposedConfig::swizzled says.
+  VectorFormat format;
   std::int64_t longest_item = 0;  ///< Nonzeros; longer rows are shared by neighbours,
   int neighbours = 1;             ///< up to this many (1, 2, 4, 8), or cut into pieces.
   std::int64_t head = 0;          ///< Vectors of a head; 0: none.
