@@ -86,18 +86,21 @@ void for_every_weight(const Check& check) {
 /// dense)` for every thread.
 template <class Expand>
 void expect_gather_returns_every_bit(int delta, const Expand& expand) {
+  bool some_are_cut = false;
   for_every_weight([&](const CsrMatrix& csr, const std::vector<std::uint16_t>& expected) {
-    const auto strips = static_cast<int>((csr.rows() + 15) / 16);
+    const auto groups = static_cast<int>((csr.rows() + 15) / 16);
     for (const int split : {1, 2, 4}) {
       for (const int tiles : {1, 3}) {
         for (const unsigned turns : {1U, 3U}) {
           const GatherConfig config{
               .split = split,
               .tiles = tiles,
-              .strips = (strips + tiles - 1) / tiles,
+              .groups = (groups + tiles - 1) / tiles,
               .columns = static_cast<int>(((csr.cols() + split - 1) / split + 7) / 8 * 8),
-              .delta = delta};
+              .delta = delta,
+              .most_strips = 3 * groups};
           const GatherArrays arrays = pack_gather(csr, config, default_pool());
+          some_are_cut |= arrays.strips_a_block > config.groups;
           std::vector<std::uint16_t> dense(expected.size());
           text::launch({static_cast<unsigned>(config.blocks()), turns},
                        static_cast<unsigned>(config.warps) * 32,
@@ -107,6 +110,7 @@ void expect_gather_returns_every_bit(int delta, const Expand& expand) {
       }
     }
   });
+  EXPECT_TRUE(some_are_cut);
 }
 
 /// Calls a text's kernel for a thread.
@@ -116,7 +120,8 @@ auto expand_by(const Kernel& kernel) {
                   std::uint16_t* dense) {
     kernel(arrays.stream.data(), reinterpret_cast<const Warp*>(arrays.warps.data()),
            reinterpret_cast<const Strip*>(arrays.strips.data()), arrays.places.data(),
-           arrays.groups.data(), config.strips, config.split, config.columns, dense, cols);
+           arrays.groups.data(), arrays.strips_a_block, config.groups, config.split, config.columns,
+           dense, cols);
   };
 }
 

@@ -29,6 +29,8 @@ struct GatherStrip {
   u16 first_slot, slots;
 };
 
+constexpr u32 kNoRow = 0xFFFF;  // Of an extra place without a run.
+
 /// What a lane has of delta columns; `more`: of 11 bits.
 struct LaneColumns {
   u32 low, high, more;

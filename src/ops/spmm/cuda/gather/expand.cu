@@ -8,12 +8,13 @@
 #include "ops/spmm/cuda/gather/chunk.cuh"
 
 /// @param strips of a block
+/// @param tile_groups of 16 rows of a tile
 /// @param split blocks that share a tile
 /// @param columns of a block
 extern "C" __global__ void expand_gather(const u32* stream, const GatherWarp* warps,
                                          const GatherStrip* table, const u16* places,
-                                         const i32* groups, int strips, int split, int columns,
-                                         u16* dense, i64 k) {
+                                         const i32* groups, int strips, int tile_groups, int split,
+                                         int columns, u16* dense, i64 k) {
   const GatherWarp work = warps[blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32];
   const u32 lane = threadIdx.x % 32;
   // The lane's value in a word is of row r and of the column in `from`'s word (gather.cu).
@@ -23,11 +24,14 @@ extern "C" __global__ void expand_gather(const u32* stream, const GatherWarp* wa
   constexpr u32 kChunkWords = kChunkBytes / 4;
   const u32* words = stream + work.first * kChunkWords;
   const GatherStrip* const of_block = table + static_cast<i64>(blockIdx.x) * strips;
+  const u32 rows = tile_groups * 16;
+  const u16* const of_runs = places + static_cast<i64>(blockIdx.x) * (strips * 32 - rows);
   u32 strip = work.strip, left = work.left;
   for (u32 i = 0; i < work.chunks; ++i, words += kChunkWords) {
     if (i % gridDim.y == blockIdx.y) {
-      const u32 place = places[(static_cast<i64>(blockIdx.x) * strips + strip) * 16 + r];
-      const i64 group = groups[blockIdx.x / split * strips + place / 16];
+      u32 place = of_runs[strip * 16 + r];
+      if (place >= rows) place = of_runs[strips * 16 + place - rows];  // An extra one: its row's.
+      const i64 group = groups[blockIdx.x / split * tile_groups + place / 16];
       u16* const row = out + (group + place % 16) * k;
       const auto put = [&](u16 value, u32 at) {
         if (value != 0) row[at ^ (at >> 3 & 7)] = value;  // Swizzling twice is the way back.

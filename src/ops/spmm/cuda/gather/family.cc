@@ -27,8 +27,9 @@ class GatherOperator final : public Operator {
       : config_(config), problem_(problem) {
     const auto& csr = dynamic_cast<const CsrMatrix&>(*weight.csr);
     const GatherArrays arrays = pack_gather(csr, config, default_pool());
+    strips_a_block_ = arrays.strips_a_block;
     kernel_ = cuda::Kernel(stream.device(), config.source(problem), "spmm_gather");
-    kernel_.allow_shared(static_cast<std::size_t>(config.shared_bytes()));
+    kernel_.allow_shared(shared_bytes());
     stream_ = cuda::upload<std::uint32_t>(stream, arrays.stream);
     warps_ = cuda::upload<GatherWarp>(stream, arrays.warps);
     strips_ = cuda::upload<GatherStrip>(stream, arrays.strips);
@@ -44,14 +45,15 @@ class GatherOperator final : public Operator {
                    {.grid = {static_cast<unsigned>(config_.blocks()),
                              static_cast<unsigned>((o.n + tile - 1) / tile)},
                     .threads = static_cast<unsigned>(config_.warps * 32),
-                    .shared_bytes = static_cast<std::size_t>(config_.shared_bytes()),
+                    .shared_bytes = shared_bytes(),
                     .cluster = static_cast<unsigned>(config_.split),
                     .overlaps_previous = true},
                    stream_.address(), warps_.address(), strips_.address(), places_.address(),
-                   groups_.address(), config_.strips, o.b, static_cast<long long>(o.b_stride), o.c,
-                   static_cast<long long>(o.c_stride), o.bias, o.residual,
-                   static_cast<long long>(o.residual_stride), static_cast<int>(problem_.m),
-                   static_cast<int>(problem_.k), static_cast<int>(o.n), config_.columns);
+                   groups_.address(), strips_a_block_, config_.groups, o.b,
+                   static_cast<long long>(o.b_stride), o.c, static_cast<long long>(o.c_stride),
+                   o.bias, o.residual, static_cast<long long>(o.residual_stride),
+                   static_cast<int>(problem_.m), static_cast<int>(problem_.k),
+                   static_cast<int>(o.n), config_.columns);
   }
 
   [[nodiscard]] std::size_t bytes() const override {
@@ -72,7 +74,7 @@ class GatherOperator final : public Operator {
         {.grid = {static_cast<unsigned>(config_.blocks()), expanding_turns(config_.blocks())},
          .threads = static_cast<unsigned>(config_.warps * 32)},
         stream_.address(), warps_.address(), strips_.address(), places_.address(),
-        groups_.address(), config_.strips, config_.split, config_.columns, dense,
+        groups_.address(), strips_a_block_, config_.groups, config_.split, config_.columns, dense,
         static_cast<long long>(problem_.k));
   }
 
@@ -81,9 +83,14 @@ class GatherOperator final : public Operator {
   }
 
  private:
+  [[nodiscard]] std::size_t shared_bytes() const {
+    return static_cast<std::size_t>(config_.shared_bytes(strips_a_block_));
+  }
+
   GatherOperator(const GatherOperator& from, const cuda::Stream& stream)
       : config_(from.config_),
         problem_(from.problem_),
+        strips_a_block_(from.strips_a_block_),
         kernel_(from.kernel_),
         expand_(from.expand_),
         stream_(cuda::copy_on_device(stream, from.stream_)),
@@ -94,6 +101,7 @@ class GatherOperator final : public Operator {
 
   GatherConfig config_;
   Problem problem_;
+  int strips_a_block_ = 0;
   cuda::Kernel kernel_;
   mutable cuda::Kernel expand_;  ///< Once it is needed.
   cuda::DeviceBuffer stream_, warps_, strips_, places_, groups_;

@@ -17,10 +17,12 @@
 // DEPTH slots a warp: loads into registers would share one of the six scoreboards, and the oldest
 // would wait for the newest.
 //
-// A block owns STRIPS strips and a range of K; its warps take equal parts of its chunks, wherever
-// strips end. Sums of the pieces are added up in shared memory, with SPLIT blocks of a cluster also
-// across their shared memories, always in the same order. The weight is constant, so its first
-// chunks are fetched before the kernel ahead in the stream has ended.
+// A block owns groups of 16 rows and a range of K. Its strips are as many or more: a long row is
+// cut into runs that lie in several, so that strips are even. Its warps take equal parts of its
+// chunks, wherever strips end. Sums of a strip's pieces, then those of a row's runs are added up in
+// shared memory, with SPLIT blocks of a cluster also across their shared memories, always in the
+// same order. The weight is constant, so its first chunks are fetched before the kernel ahead in
+// the stream has ended.
 //
 // An activation that is not finite makes its token NaN in all rows of the strips that gather it.
 //
@@ -58,28 +60,31 @@ __device__ __forceinline__ void cluster_barrier() {
   asm volatile("barrier.cluster.arrive.aligned;\nbarrier.cluster.wait.aligned;" ::: "memory");
 }
 
-// `strips`: of a block. `table`: [block][strip]; `places`: [block][strips · 16], where in
-// its tile a row of a strip is stored; `groups`: first rows of a tile's groups of 16, -1 for none.
-// `columns`: of a block, a multiple of 8. blockIdx.y: a tile of tokens.
+// `strips`: of a block; `tile_groups`: of a tile, at most `strips`. `table`: [block][strip].
+// `places`: [block], for each of the strips' 16 runs the place of its sum: of a row's first run its
+// place in the tile, of others extra ones behind these, one after the other; then of each extra
+// place its row's, kNoRow without a run. `groups`: first rows of a tile's groups of 16, -1 for
+// none. `columns`: of a block, a multiple of 8. blockIdx.y: a tile of tokens.
 extern "C" __global__ void __launch_bounds__(kThreads, 1)
     spmm_gather(const u8* stream, const GatherWarp* warps, const GatherStrip* table,
-                const u16* places, const i32* groups, int strips, const u16* b, i64 b_stride, C* c,
-                i64 c_stride, const float* bias, const C* residual, i64 residual_stride, int m,
-                int k, int n, int columns) {
+                const u16* places, const i32* groups, int strips, int tile_groups, const u16* b,
+                i64 b_stride, C* c, i64 c_stride, const float* bias, const C* residual,
+                i64 residual_stride, int m, int k, int n, int columns) {
   // Activations, later the sums of all rows; chunks; sums of pieces; tables.
   extern __shared__ __align__(1024) u8 shared[];
   const int warp = __shfl_sync(~0u, threadIdx.x / 32, 0);
   const int lane = threadIdx.x % 32;
-  const int rows = strips * 16;
+  const int rows = tile_groups * 16;
+  const int extras = strips * 16 - rows;
   const u32 plane_bytes = columns * 16;
   const int stride =
-      rows + 4;  // Of sums: those of tokens that a warp writes at once in other banks.
+      strips * 16 + 4;  // Of sums: those of tokens that a warp writes at once in other banks.
   const u32 ring_at = max(plane_bytes, stride * 32) * TOKEN_TILES;
   float4* slots = reinterpret_cast<float4*>(shared + ring_at + WARPS * DEPTH * kChunkBytes);
   GatherStrip* table_here =
       reinterpret_cast<GatherStrip*>(slots + (strips + WARPS) * (TOKEN_TILES * 32));
   i32* groups_here = reinterpret_cast<i32*>(table_here + strips);
-  u16* places_here = reinterpret_cast<u16*>(groups_here + strips);
+  u16* places_here = reinterpret_cast<u16*>(groups_here + tile_groups);
   const u32 base = static_cast<u32>(__cvta_generic_to_shared(shared));
 
   asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
@@ -115,10 +120,11 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
   for (int i = 0; i < DEPTH - 1; ++i) fetch();
   for (int i = threadIdx.x; i < strips; i += kThreads) {
     table_here[i] = table[blockIdx.x * strips + i];
-    groups_here[i] = groups[blockIdx.x / SPLIT * strips + i];
+    if (i < tile_groups) groups_here[i] = groups[blockIdx.x / SPLIT * tile_groups + i];
   }
-  for (int i = threadIdx.x; i < rows; i += kThreads)
-    places_here[i] = places[static_cast<i64>(blockIdx.x) * rows + i];
+  const int all_places = strips * 16 + extras;
+  for (int i = threadIdx.x; i < all_places; i += kThreads)
+    places_here[i] = places[static_cast<i64>(blockIdx.x) * all_places + i];
   asm volatile("griddepcontrol.wait;" ::
                    : "memory");  // What follows may read and write activations.
 
@@ -206,7 +212,7 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
   if (chunks > 0 && strip < strips && left != table_here[strip].chunks) put_away();
   __syncthreads();
 
-  // Sums of a strip's pieces, to where its rows lie in C: [token][place].
+  // Sums of a strip's pieces, to the places of its runs: [token][place].
   float* totals = reinterpret_cast<float*>(shared);
   for (int i = threadIdx.x; i < strips * TOKEN_TILES * 32; i += kThreads) {
     const int in_lane = i % 32, tile = i / 32 % TOKEN_TILES, s = i / 32 / TOKEN_TILES;
@@ -226,6 +232,30 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
     totals[(token + 1) * stride + low] = sum.y;
     totals[token * stride + high] = sum.z;
     totals[(token + 1) * stride + high] = sum.w;
+  }
+  // Runs that a row has beside its first: the thread of the first of them adds all.
+  if (extras > 0) {
+    __syncthreads();
+    const u16* rows_here = places_here + strips * 16;
+    constexpr int kTokens = 8 * TOKEN_TILES, kAtOnce = 4;
+    const int token = threadIdx.x % kTokens;
+    float* of_token = totals + token * stride;
+    for (int first = threadIdx.x / kTokens; first < extras; first += kThreads / kTokens) {
+      const u32 row = rows_here[first];
+      if (row == kNoRow || (first > 0 && rows_here[first - 1] == row)) continue;
+      float sum = of_token[row];
+      bool more = true;
+      for (int from = first; more; from += kAtOnce) {
+#pragma unroll
+        for (int i = 0; i < kAtOnce; ++i) {
+          const int j = min(from + i, extras - 1);
+          const float run = of_token[rows + j];
+          more = more && from + i < extras && rows_here[j] == row;
+          sum += more ? run : 0.0f;
+        }
+      }
+      of_token[row] = sum;
+    }
   }
   // Eight consecutive rows of a token at a time.
   constexpr int kVector = 8;

@@ -39,55 +39,82 @@ constexpr std::int64_t kFewestForTall = 65;
 /// Up to so many blocks may own rows.
 constexpr std::int64_t kMostForRows = 128;
 
-/// Mean over strips of their longest row, when strips are made of rows of like length.
+/// Steps of a strip: the mean of their longest rows, when strips are made of rows of like length;
+/// or what rows that are cut take, 5 % and a chunk more than the mean row.
 double mean_strip(const PatternStats& pattern) {
   std::vector<std::int32_t> sorted = pattern.row_nnz;
-  if (sorted.empty()) return static_cast<double>(pattern.nnz) / std::max<double>(1, pattern.rows);
+  const double mean = static_cast<double>(pattern.nnz) / std::max<double>(1, pattern.rows);
+  if (sorted.empty()) return mean;
   std::sort(sorted.begin(), sorted.end(), std::greater<>());
   double sum = 0;
   for (std::size_t i = 0; i < sorted.size(); i += GatherConfig::kStripRows) sum += sorted[i];
-  return sum / static_cast<double>(divide_up(pattern.rows, GatherConfig::kStripRows));
+  constexpr double kCut = 1.05, kCutSteps = 8;
+  return std::min(sum / static_cast<double>(divide_up(pattern.rows, GatherConfig::kStripRows)),
+                  kCut * mean + kCutSteps);
 }
 
-/// Deals strips to `tiles` clusters; false where a block has no room for its share.
-bool deal(GatherConfig& config, std::int64_t tiles, std::int64_t strips,
+/// Zeros a nonzero that steps of 7 bits take where no nonzero is within reach (counted on uniform
+/// patterns): of a skewed one, more in its many sparse rows.
+double zeros_between(const PatternStats& pattern) {
+  const auto zeros = [](double density) {
+    return 0.01 + 2.5 * std::exp(-gather_reach(7).forth * density);
+  };
+  if (pattern.row_nnz.empty() || pattern.nnz == 0) return zeros(pattern.density());
+  double sum = 0;
+  for (const std::int32_t nnz : pattern.row_nnz)
+    sum += nnz * zeros(nnz / static_cast<double>(pattern.cols));
+  return sum / static_cast<double>(pattern.nnz);
+}
+
+/// Deals groups of rows to `tiles` clusters; false where a block has no room for its share.
+bool deal(GatherConfig& config, std::int64_t tiles, std::int64_t groups,
           const cuda::DeviceFacts& device) {
   constexpr int kMostPlaces = 1 << 16;
-  config.tiles = static_cast<int>(std::min(strips, tiles));
-  config.strips = static_cast<int>(divide_up(strips, config.tiles));
-  return config.strips * GatherConfig::kStripRows <= kMostPlaces &&
-         config.shared_bytes() <= static_cast<std::int64_t>(device.shared_per_block);
+  config.tiles = static_cast<int>(std::min(groups, tiles));
+  config.groups = static_cast<int>(divide_up(groups, config.tiles));
+  const auto has_room = [&](int strips) {
+    return strips * GatherConfig::kStripRows <= kMostPlaces &&
+           config.shared_bytes(strips) <= static_cast<std::int64_t>(device.shared_per_block);
+  };
+  // Tall blocks fill shared memory with rows. They leave one strip for those that are cut: it makes
+  // sixteenths of a row that is longer than all others together.
+  config.most_strips = config.groups + (config.tall ? 1 : 0);
+  if (!has_room(config.most_strips)) return false;
+  while (has_room(config.most_strips + 1)) ++config.most_strips;
+  return true;
 }
 
 /// Gives a configuration as many clusters as run at once, or several rounds of them if their rows
 /// do not fit otherwise.
-bool fit(GatherConfig& config, std::int64_t strips, const cuda::DeviceFacts& device) {
+bool fit(GatherConfig& config, std::int64_t groups, const cuda::DeviceFacts& device) {
   const std::int64_t resident = resident_clusters(device.multiprocessors, config.split);
   for (int rounds = 1; rounds <= kMostRounds; ++rounds)
-    if (deal(config, resident * rounds, strips, device)) return true;
+    if (deal(config, resident * rounds, groups, device)) return true;
   return false;
 }
 
 /// Gives a configuration as few clusters as its rows fit in.
-bool fit_tall(GatherConfig& config, std::int64_t strips, const cuda::DeviceFacts& device) {
+bool fit_tall(GatherConfig& config, std::int64_t groups, const cuda::DeviceFacts& device) {
   config.tall = true;
-  std::int64_t too_few = 0, enough = strips;
-  if (!deal(config, enough, strips, device)) return false;
+  std::int64_t too_few = 0, enough = groups;
+  if (!deal(config, enough, groups, device)) return false;
   while (enough - too_few > 1) {
     const std::int64_t middle = (too_few + enough) / 2;
-    (deal(config, middle, strips, device) ? enough : too_few) = middle;
+    (deal(config, middle, groups, device) ? enough : too_few) = middle;
   }
-  return deal(config, enough, strips, device);
+  return deal(config, enough, groups, device);
 }
 
 }  // namespace
 
-std::int64_t GatherConfig::shared_bytes() const {
-  const std::int64_t rows = std::int64_t{strips} * kStripRows;
-  const std::int64_t planes = std::max(std::int64_t{columns} * 16, (rows + 4) * 32) * token_tiles;
+std::int64_t GatherConfig::shared_bytes(int strips) const {
+  const std::int64_t places = std::int64_t{strips} * kStripRows;
+  const std::int64_t extras = std::int64_t{strips - groups} * kStripRows;
+  const std::int64_t planes = std::max(std::int64_t{columns} * 16, (places + 4) * 32) * token_tiles;
   const std::int64_t ring = std::int64_t{warps} * depth * chunk_bytes();
   const std::int64_t slots = std::int64_t{strips + warps} * token_tiles * 512;
-  const std::int64_t tables = std::int64_t{strips} * 12 + rows * 2;
+  const std::int64_t tables =
+      std::int64_t{strips} * 8 + std::int64_t{groups} * 4 + (places + extras) * 2;
   return planes + ring + slots + tables;
 }
 
@@ -121,7 +148,7 @@ cuda::Source GatherConfig::expand_source() const {
 
 std::vector<GatherConfig> gather_configs(const Problem& problem, const cuda::DeviceFacts& device) {
   std::vector<GatherConfig> found;
-  const std::int64_t strips = divide_up(problem.m, GatherConfig::kStripRows);
+  const std::int64_t groups = divide_up(problem.m, GatherConfig::kStripRows);
   for (const int split : kSplits) {
     const std::int64_t columns = divide_up(divide_up(problem.k, split), 8) * 8;
     if (columns > kMostColumns || (split > 1 && columns < 256)) continue;
@@ -132,9 +159,9 @@ std::vector<GatherConfig> gather_configs(const Problem& problem, const cuda::Dev
                             .split = split,
                             .columns = static_cast<int>(columns)};
         GatherConfig tall = config;
-        if (problem.n >= kFewestForTall && fit_tall(tall, strips, device)) found.push_back(tall);
+        if (problem.n >= kFewestForTall && fit_tall(tall, groups, device)) found.push_back(tall);
         if (problem.n <= kMostForRows && worth(token_tiles, problem.n) &&
-            fit(config, strips, device))
+            fit(config, groups, device))
           found.push_back(config);
       }
       if (problem.n > kMostForRows || !worth(token_tiles, problem.n) ||
@@ -145,7 +172,7 @@ std::vector<GatherConfig> gather_configs(const Problem& problem, const cuda::Dev
                             .split = split,
                             .columns = static_cast<int>(columns),
                             .delta = delta};
-        if (fit(config, strips, device)) found.push_back(config);
+        if (fit(config, groups, device)) found.push_back(config);
       }
     }
   }
@@ -159,10 +186,10 @@ double estimate_us(const GatherConfig& config, const Problem& problem, const Pat
   const double whole = mean_strip(pattern);
   const double part = whole / config.split;
   // Short steps: zeros where nothing is within reach, and conflicts of banks where too little is
-  // to choose from (counted on uniform patterns).
+  // to choose from (counted).
   const double density = pattern.density();
   const bool short_steps = config.delta == 7;
-  const double zeros = short_steps ? 0.01 + 2.5 * std::exp(-gather_reach(7).forth * density) : 0;
+  const double zeros = short_steps ? zeros_between(pattern) : 0;
   const double conflicts = short_steps ? std::clamp(0.04 - 0.035 * std::log2(5 * density), 0., 0.2)
                            : config.delta > 0 ? 0.03
                                               : 0.01;
@@ -172,12 +199,12 @@ double estimate_us(const GatherConfig& config, const Problem& problem, const Pat
   // Of a multiprocessor. Blocks that take rows do not divide: those of one pass fill the GPU.
   const double rounds = config.tall ? std::ceil(passes * config.blocks() / sms)
                                     : passes * std::ceil(config.blocks() / sms);
-  const double strips = rounds * config.strips;
+  const double strips = rounds * config.groups;
   const double step_bytes = static_cast<double>(config.chunk_bytes()) / config.chunk_steps();
   const double clocks_a_us = 1e3 * device.clock_ghz;
   // From memory once, and for every pass from L2.
   constexpr double kL2BytesAClock = 34;
-  const double memory_us = std::max((config.tall ? 1 : passes) * config.blocks() * config.strips *
+  const double memory_us = std::max((config.tall ? 1 : passes) * config.blocks() * config.groups *
                                         steps * step_bytes / (0.87e3 * device.memory_gb_per_s),
                                     strips * steps * step_bytes / kL2BytesAClock / clocks_a_us);
   // A step: 16 columns of 16 bytes for each tile of 8 tokens, and its bytes in and out of the L1.
@@ -188,7 +215,7 @@ double estimate_us(const GatherConfig& config, const Problem& problem, const Pat
                          std::max(wavefronts / kSharedReached, instructions / 4 / kIssueReached) /
                          clocks_a_us;
   const double staged_kb = static_cast<double>(config.columns) * config.token_tiles / 64;
-  const double block_us = 1.2 * staged_kb / 64 + 0.03 * config.strips * config.token_tiles;
+  const double block_us = 1.2 * staged_kb / 64 + 0.03 * config.groups * config.token_tiles;
   const double launch_us = 1.6 + (config.split > 1 ? 1.5 : 0);
   const double not_hidden = config.tall ? 0.5 : 0.12;
   return (config.tall ? 1 : passes) * launch_us + rounds * block_us + std::max(memory_us, work_us) +

@@ -15,11 +15,13 @@ struct GatherConfig {
   int depth = 4;      ///< Chunks in flight, a warp.
   int split = 1;      ///< Blocks of a cluster, along K.
   int tiles = 1;      ///< Clusters, along rows.
-  int strips = 1;     ///< Of 16 rows, a tile.
+  int groups = 1;     ///< Of 16 rows, a tile.
   int columns = 8;    ///< Of a block: a multiple of 8.
   bool tall = false;  ///< Tiles as high as shared memory allows: blocks divide tokens, not rows.
   /// Columns as steps of 7 or 11 bits from the column before: 3 or 3.5 bytes a nonzero; 0: 4.
   int delta = 0;
+  /// Of a block, that shared memory has room for: `groups`, and more where rows are cut.
+  int most_strips = 1;
 
   static constexpr int kStripRows = 16;
 
@@ -27,7 +29,8 @@ struct GatherConfig {
   [[nodiscard]] int chunk_steps() const { return delta > 0 ? 16 : 8; }
   [[nodiscard]] int chunk_bytes() const { return delta == 11 ? 896 : delta == 7 ? 768 : 512; }
   [[nodiscard]] int blocks() const { return tiles * split; }
-  [[nodiscard]] std::int64_t shared_bytes() const;
+  /// @param strips of a block
+  [[nodiscard]] std::int64_t shared_bytes(int strips) const;
   [[nodiscard]] std::string name() const;
   [[nodiscard]] cuda::Source source(const Problem& problem) const;
   [[nodiscard]] cuda::Source expand_source() const;  ///< expand.cu: one for each `delta`.

@@ -2,18 +2,23 @@
 
 #include <algorithm>
 #include <array>
-#include <atomic>
 #include <cstring>
 #include <numeric>
+#include <span>
+#include <utility>
 
 #include "base/check.h"
 #include "ops/spmm/cuda/gather/gather_order.h"
+#include "ops/spmm/cuda/gather/gather_strips.h"
 #include "ops/spmm/cuda/row_groups.h"
 
 namespace rarefy::gpu {
 namespace {
 
 constexpr int kLanes = 32;
+/// Short steps leave an order little to choose from: strips that 16 runs fill to the last step
+/// nearly all take a chunk more, those with so many to spare seldom.
+constexpr int kSpareShortSteps = 3;
 
 /// Where column `i` of a block lies in shared memory (stage_activations).
 std::uint32_t place_of(std::int64_t i) {
@@ -37,6 +42,14 @@ class Columns {
     const auto from = columns_ + offsets_[row], to = columns_ + offsets_[row + 1];
     return {std::lower_bound(from, to, static_cast<std::uint32_t>(begin_)) - columns_,
             std::lower_bound(from, to, static_cast<std::uint32_t>(end_)) - columns_};
+  }
+  /// The steps that a row takes: a nonzero each, and zeros where the next is out of reach.
+  [[nodiscard]] std::int64_t steps(Range range, GatherReach reach) const {
+    std::int64_t steps = range.last - range.first;
+    if (reach.forth > 0)
+      for (std::int64_t at = range.first + 1; at < range.last; ++at)
+        steps += (columns_[at] - columns_[at - 1] - 1) / static_cast<std::uint32_t>(reach.forth);
+    return steps;
   }
   [[nodiscard]] GatherEntry entry(std::int64_t at) const {
     return {values_[at], static_cast<std::uint16_t>(place_of(columns_[at] - begin_))};
@@ -139,94 +152,149 @@ void cut(std::uint64_t first, GatherStrip* strips, int strip_count, GatherWarp* 
   }
 }
 
+/// A block on its own.
+struct PackedBlock {
+  std::vector<GatherRun> runs;        ///< [strip][16]
+  std::vector<std::uint32_t> chunks;  ///< Of each strip.
+  std::vector<std::uint32_t> stream;
+  std::int64_t nonzeros = 0, conflicts = 0;
+};
+
+/// @param groups of the block's tile
+PackedBlock pack_block(const CsrMatrix& csr, const Columns& columns,
+                       std::span<const std::int32_t> groups, const GatherConfig& config) {
+  constexpr auto kRows = static_cast<std::size_t>(GatherConfig::kStripRows);
+  const auto chunk_words = static_cast<std::size_t>(config.chunk_bytes()) / 4;
+  const auto chunk_steps = static_cast<std::size_t>(config.chunk_steps());
+  std::vector<Columns::Range> ranges(groups.size() * kRows, {0, 0});
+  std::vector<std::int32_t> lengths(ranges.size());
+  for (std::size_t p = 0; p < ranges.size(); ++p) {
+    const std::int32_t group = groups[p / kRows];
+    const std::int64_t row = group + static_cast<std::int64_t>(p % kRows);
+    if (group >= 0 && row < csr.rows()) ranges[p] = columns.of_row(row);
+    lengths[p] = static_cast<std::int32_t>(columns.steps(ranges[p], gather_reach(config.delta)));
+  }
+  PackedBlock block;
+  block.runs = make_strips(lengths, {.chunk_steps = config.chunk_steps(),
+                                     .spare_steps = config.delta == 7 ? kSpareShortSteps : 0,
+                                     .most_strips = config.most_strips});
+  for (std::size_t strip = 0; strip < block.runs.size(); strip += kRows) {
+    GatherRows nonzeros;
+    for (std::size_t r = 0; r < kRows; ++r) {
+      const GatherRun& run = block.runs[strip + r];
+      if (run.row < 0) continue;
+      const auto row = static_cast<std::size_t>(run.row);
+      // Of a row's nonzeros, the share of its steps.
+      const auto begin = [&](std::int64_t step) {
+        const std::int64_t count = ranges[row].last - ranges[row].first;
+        return ranges[row].first + (count > 0 ? step * count / lengths[row] : 0);
+      };
+      const std::int64_t last = begin(std::int64_t{run.first} + run.steps);
+      for (std::int64_t at = begin(run.first); at < last; ++at)
+        nonzeros[r].push_back(columns.entry(at));
+      block.nonzeros += static_cast<std::int64_t>(nonzeros[r].size());
+      if (config.delta > 0)  // Columns of a group of eight have changed places.
+        std::sort(nonzeros[r].begin(), nonzeros[r].end(),
+                  [](GatherEntry a, GatherEntry b) { return a.column < b.column; });
+    }
+    const GatherOrder order = config.delta > 0 ? order_within_reach(nonzeros, config.chunk_steps(),
+                                                                    gather_reach(config.delta))
+                                               : order_freely(nonzeros, config.chunk_steps());
+    block.conflicts += order.conflicts;
+    const std::size_t chunks = order.halves[0].size() / chunk_steps;
+    block.chunks.push_back(static_cast<std::uint32_t>(chunks));
+    const std::size_t before = block.stream.size();
+    block.stream.resize(before + chunks * chunk_words);
+    for (std::size_t c = 0; c < chunks; ++c) {
+      const Chunk chunk(order, c * chunk_steps);
+      std::uint32_t* const words = block.stream.data() + before + c * chunk_words;
+      if (config.delta > 0) {
+        write_deltas(chunk, config.delta, words);
+      } else {
+        write_words(chunk, words);
+      }
+    }
+  }
+  return block;
+}
+
+/// The places of a block's runs, and the rows of the extra ones behind them: a row's first run has
+/// its place, the others have extra ones that follow each other.
+void write_places(std::span<const GatherRun> runs, std::size_t rows,
+                  std::span<std::uint16_t> places, std::span<std::uint16_t> extra_rows) {
+  std::fill(extra_rows.begin(), extra_rows.end(), kGatherNoRow);
+  std::vector<std::size_t> extra(rows + 1);  // Of each row, the first one that is free.
+  for (const GatherRun& run : runs)
+    if (run.row >= 0 && run.first > 0) ++extra[static_cast<std::size_t>(run.row) + 1];
+  std::partial_sum(extra.begin(), extra.end(), extra.begin());
+  std::size_t spare = extra[rows];
+  for (std::size_t i = 0; i < places.size(); ++i) {
+    const GatherRun run = i < runs.size() ? runs[i] : GatherRun{};
+    const auto row = static_cast<std::size_t>(run.row);
+    if (run.row >= 0 && run.first == 0) {
+      places[i] = static_cast<std::uint16_t>(row);
+      continue;
+    }
+    const std::size_t at = run.row < 0 ? spare++ : extra[row]++;
+    places[i] = static_cast<std::uint16_t>(rows + at);
+    if (run.row >= 0) extra_rows[at] = static_cast<std::uint16_t>(row);
+  }
+}
+
 }  // namespace
 
 GatherArrays pack_gather(const CsrMatrix& csr, const GatherConfig& config, ThreadPool& pool) {
-  const auto strips = static_cast<std::size_t>(config.strips);
+  const auto groups = static_cast<std::size_t>(config.groups);
   const auto blocks = static_cast<std::size_t>(config.blocks());
   const auto chunk_words = static_cast<std::size_t>(config.chunk_bytes()) / 4;
-  const auto chunk_steps = static_cast<std::size_t>(config.chunk_steps());
-  const std::size_t rows = strips * GatherConfig::kStripRows;
   GatherArrays arrays;
-  arrays.groups = deal_row_groups(csr, GatherConfig::kStripRows, config.tiles, config.strips);
+  arrays.groups = deal_row_groups(csr, GatherConfig::kStripRows, config.tiles, config.groups);
+  std::vector<PackedBlock> packed(blocks);
+  const auto for_each_block = [&](const auto& body) {
+    pool.parallel_dynamic(static_cast<std::int64_t>(blocks), 1,
+                          [&](std::int64_t from, std::int64_t to) {
+                            for (std::int64_t block = from; block < to; ++block)
+                              body(static_cast<std::size_t>(block));
+                          });
+  };
+  for_each_block([&](std::size_t block) {
+    const std::size_t tile = block / static_cast<std::size_t>(config.split);
+    const std::int64_t rank = static_cast<std::int64_t>(block) % config.split;
+    const std::int64_t begin = std::min(csr.cols(), rank * config.columns);
+    const Columns columns(csr, begin, std::min(csr.cols(), begin + config.columns));
+    packed[block] =
+        pack_block(csr, columns, std::span(arrays.groups).subspan(tile * groups, groups), config);
+  });
+  std::size_t strips = 0;
+  for (const PackedBlock& block : packed) strips = std::max(strips, block.chunks.size());
+  arrays.strips_a_block = static_cast<int>(strips);
+  const std::size_t rows = groups * GatherConfig::kStripRows,
+                    places = strips * GatherConfig::kStripRows, extras = places - rows;
   arrays.warps.resize(blocks * static_cast<std::size_t>(config.warps));
   arrays.strips.resize(blocks * strips);
-  arrays.places.resize(blocks * rows);
-  std::vector<std::vector<std::uint32_t>> streams(blocks);
-  std::atomic<std::int64_t> nonzeros = 0, conflicts = 0;
-  pool.parallel_dynamic(
-      static_cast<std::int64_t>(blocks), 1, [&](std::int64_t from, std::int64_t to) {
-        for (auto block = static_cast<std::size_t>(from); block < static_cast<std::size_t>(to);
-             ++block) {
-          const std::size_t tile = block / static_cast<std::size_t>(config.split);
-          const std::int64_t rank = static_cast<std::int64_t>(block) % config.split;
-          const std::int64_t begin = std::min(csr.cols(), rank * config.columns);
-          const Columns columns(csr, begin, std::min(csr.cols(), begin + config.columns));
-          // The tile's rows, the longest first.
-          std::vector<Columns::Range> ranges(rows, {0, 0});
-          for (std::size_t p = 0; p < rows; ++p) {
-            const std::int32_t group = arrays.groups[tile * strips + p / 16];
-            const std::int64_t row = group + static_cast<std::int64_t>(p % 16);
-            if (group >= 0 && row < csr.rows()) ranges[p] = columns.of_row(row);
-          }
-          std::uint16_t* places = &arrays.places[block * rows];
-          std::iota(places, places + rows, std::uint16_t{0});
-          std::stable_sort(places, places + rows, [&](std::uint16_t a, std::uint16_t b) {
-            return ranges[a].last - ranges[a].first > ranges[b].last - ranges[b].first;
-          });
-          std::vector<std::uint32_t>& stream = streams[block];
-          for (std::size_t s = 0; s < strips; ++s) {
-            GatherRows nonzeros_of;
-            for (std::size_t r = 0; r < nonzeros_of.size(); ++r) {
-              const Columns::Range range = ranges[places[s * 16 + r]];
-              for (std::int64_t at = range.first; at < range.last; ++at)
-                nonzeros_of[r].push_back(columns.entry(at));
-              nonzeros += range.last - range.first;
-              if (config.delta > 0)  // Columns of a group of eight have changed places.
-                std::sort(nonzeros_of[r].begin(), nonzeros_of[r].end(),
-                          [](GatherEntry a, GatherEntry b) { return a.column < b.column; });
-            }
-            const GatherOrder order = config.delta > 0
-                                          ? order_within_reach(nonzeros_of, config.chunk_steps(),
-                                                               gather_reach(config.delta))
-                                          : order_freely(nonzeros_of, config.chunk_steps());
-            conflicts += order.conflicts;
-            const std::size_t chunks = order.halves[0].size() / chunk_steps;
-            const std::size_t before = stream.size();
-            stream.resize(before + chunks * chunk_words);
-            for (std::size_t c = 0; c < chunks; ++c) {
-              const Chunk chunk(order, c * chunk_steps);
-              std::uint32_t* const words_of = stream.data() + before + c * chunk_words;
-              if (config.delta > 0) {
-                write_deltas(chunk, config.delta, words_of);
-              } else {
-                write_words(chunk, words_of);
-              }
-            }
-            arrays.strips[block * strips + s].chunks = static_cast<std::uint32_t>(chunks);
-          }
-        }
-      });
-  arrays.nonzeros = nonzeros;
-  arrays.conflicts = conflicts;
-  std::size_t words = 0;
+  arrays.places.resize(blocks * (places + extras));
   std::vector<std::size_t> offsets;
+  std::size_t words = 0;
   for (std::size_t block = 0; block < blocks; ++block) {
-    cut(words / chunk_words, &arrays.strips[block * strips], config.strips,
+    GatherStrip* const of_block = &arrays.strips[block * strips];
+    for (std::size_t s = 0; s < packed[block].chunks.size(); ++s)
+      of_block[s].chunks = packed[block].chunks[s];
+    cut(words / chunk_words, of_block, arrays.strips_a_block,
         &arrays.warps[block * static_cast<std::size_t>(config.warps)], config.warps);
+    const auto of_lanes =
+        std::span(arrays.places).subspan(block * (places + extras), places + extras);
+    write_places(packed[block].runs, rows, of_lanes.first(places), of_lanes.last(extras));
+    arrays.nonzeros += packed[block].nonzeros;
+    arrays.conflicts += packed[block].conflicts;
     offsets.push_back(words);
-    words += streams[block].size();
+    words += packed[block].stream.size();
   }
   arrays.stream.resize(std::max(words, chunk_words));
-  pool.parallel_dynamic(
-      static_cast<std::int64_t>(blocks), 1, [&](std::int64_t from, std::int64_t to) {
-        for (auto block = static_cast<std::size_t>(from); block < static_cast<std::size_t>(to);
-             ++block) {
-          std::copy(streams[block].begin(), streams[block].end(),
-                    arrays.stream.begin() + static_cast<std::ptrdiff_t>(offsets[block]));
-          streams[block] = {};
-        }
-      });
+  for_each_block([&](std::size_t block) {
+    const std::vector<std::uint32_t> stream = std::move(packed[block].stream);
+    std::copy(stream.begin(), stream.end(),
+              arrays.stream.begin() + static_cast<std::ptrdiff_t>(offsets[block]));
+  });
   return arrays;
 }
 

@@ -1,5 +1,6 @@
 // The kernel's walk through a packed weight, on the host: what tests hold the packer against.
 #include <array>
+#include <span>
 
 #include "base/check.h"
 #include "ops/spmm/cuda/gather/gather_order.h"
@@ -64,47 +65,99 @@ void walk_chunk(const ChunkReader& chunk, const Put& put) {
   }
 }
 
+/// A block on its way through the kernel, with the nonzeros that are added to a sum in its stead.
+class BlockReader {
+ public:
+  BlockReader(const GatherArrays& arrays, const GatherConfig& config, std::size_t block)
+      : arrays_(arrays),
+        config_(config),
+        block_(block),
+        strips_(static_cast<std::size_t>(arrays.strips_a_block)),
+        rows_(static_cast<std::size_t>(config.groups) * 16),
+        places_(
+            std::span(arrays.places).subspan(block * (strips_ * 32 - rows_), strips_ * 32 - rows_)),
+        sums_(strips_ * 16, std::vector<std::uint16_t>(static_cast<std::size_t>(config.columns))) {}
+
+  /// What warp `w` multiplies, to the places of its strips.
+  void read(std::size_t w) {
+    const auto chunk_words = static_cast<std::size_t>(config_.chunk_bytes()) / 4;
+    const GatherWarp& warp = arrays_.warps[block_ * static_cast<std::size_t>(config_.warps) + w];
+    const GatherStrip* const strips = &arrays_.strips[block_ * strips_];
+    std::size_t strip = warp.strip;
+    std::uint32_t left = warp.left, slot = warp.slot;
+    for (std::uint32_t i = 0; i < warp.chunks; ++i) {
+      const GatherStrip& of = strips[strip];
+      if (slot < of.first_slot || slot >= std::uint32_t{of.first_slot} + of.slots)
+        fail(ErrorKind::kInternal, "gather: warp {} of strip {} has slot {} of {}+{}", w, strip,
+             slot, of.first_slot, of.slots);
+      const auto put = [&](std::uint32_t r, std::uint32_t at, std::uint16_t value) {
+        if (value != 0) add(places_[strip * 16 + r], at ^ (at >> 3 & 7), value);
+      };
+      walk_chunk({&arrays_.stream[(warp.first + i) * chunk_words], config_.delta}, put);
+      if (--left == 0) {
+        ++slot;
+        do {
+          ++strip;
+        } while (strip < strips_ && strips[strip].chunks == 0);
+        left = strip < strips_ ? strips[strip].chunks : ~0U;
+      }
+    }
+  }
+
+  /// Adds the runs of cut rows up.
+  void fold() {
+    const auto rows = places_.subspan(strips_ * 16);
+    for (std::size_t first = 0; first < rows.size(); ++first) {
+      const std::uint16_t row = rows[first];
+      if (row == kGatherNoRow || (first > 0 && rows[first - 1] == row)) continue;
+      for (std::size_t j = first; j < rows.size() && rows[j] == row; ++j)
+        for (std::size_t column = 0; column < sums_[rows_ + j].size(); ++column)
+          if (const std::uint16_t value = sums_[rows_ + j][column]; value != 0)
+            add(row, column, value);
+    }
+  }
+
+  /// A row of the tile.
+  [[nodiscard]] std::span<const std::uint16_t> row(std::size_t place) const { return sums_[place]; }
+
+ private:
+  void add(std::size_t place, std::size_t column, std::uint16_t value) {
+    if (column >= sums_[place].size() || sums_[place][column] != 0)
+      fail(ErrorKind::kInternal, "gather: a nonzero at place {}, column {} of {}", place, column,
+           sums_[place].size());
+    sums_[place][column] = value;
+  }
+
+  const GatherArrays& arrays_;
+  const GatherConfig& config_;
+  std::size_t block_, strips_, rows_;
+  std::span<const std::uint16_t> places_;
+  std::vector<std::vector<std::uint16_t>> sums_;  ///< [place][column]
+};
+
 }  // namespace
 
 std::vector<std::uint16_t> unpack_gather(const GatherArrays& arrays, const GatherConfig& config,
                                          std::int64_t rows, std::int64_t cols) {
   std::vector<std::uint16_t> dense(static_cast<std::size_t>(rows * cols));
-  const auto strips = static_cast<std::size_t>(config.strips);
-  const auto chunk_words = static_cast<std::size_t>(config.chunk_bytes()) / 4;
+  const auto groups = static_cast<std::size_t>(config.groups);
   for (std::size_t block = 0; block < static_cast<std::size_t>(config.blocks()); ++block) {
-    const std::int64_t begin = static_cast<std::int64_t>(block) % config.split * config.columns;
+    BlockReader reader(arrays, config, block);
+    for (std::size_t w = 0; w < static_cast<std::size_t>(config.warps); ++w) reader.read(w);
+    reader.fold();
     const std::size_t tile = block / static_cast<std::size_t>(config.split);
-    for (int w = 0; w < config.warps; ++w) {
-      const GatherWarp& warp =
-          arrays
-              .warps[block * static_cast<std::size_t>(config.warps) + static_cast<std::size_t>(w)];
-      std::size_t strip = warp.strip;
-      std::uint32_t left = warp.left, slot = warp.slot;
-      for (std::uint32_t i = 0; i < warp.chunks; ++i) {
-        const GatherStrip& of = arrays.strips[block * strips + strip];
-        if (slot < of.first_slot || slot >= std::uint32_t{of.first_slot} + of.slots)
-          fail(ErrorKind::kInternal, "gather: warp {} of strip {} has slot {} of {}+{}", w, strip,
-               slot, of.first_slot, of.slots);
-        const auto put = [&](std::uint32_t r, std::uint32_t at, std::uint16_t value) {
-          if (value == 0) return;
-          const int place = arrays.places[(block * strips + strip) * 16 + r];
-          const std::int32_t group =
-              arrays.groups[tile * strips + static_cast<std::size_t>(place) / 16];
-          const std::int64_t row = group + place % 16;
-          const std::int64_t col = begin + static_cast<std::int64_t>(at ^ (at >> 3 & 7));
-          if (group < 0 || row >= rows || col >= cols)
-            fail(ErrorKind::kInternal, "gather: a nonzero at {},{} of a {}x{} weight", row, col,
-                 rows, cols);
-          dense[static_cast<std::size_t>(row * cols + col)] = value;
-        };
-        walk_chunk({&arrays.stream[(warp.first + i) * chunk_words], config.delta}, put);
-        if (--left == 0) {
-          ++slot;
-          do {
-            ++strip;
-          } while (strip < strips && arrays.strips[block * strips + strip].chunks == 0);
-          left = strip < strips ? arrays.strips[block * strips + strip].chunks : ~0U;
-        }
+    const std::int64_t begin = static_cast<std::int64_t>(block) % config.split * config.columns;
+    for (std::size_t place = 0; place < groups * 16; ++place) {
+      const std::int32_t group = arrays.groups[tile * groups + place / 16];
+      const std::int64_t row = group + static_cast<std::int64_t>(place % 16);
+      const std::span<const std::uint16_t> values = reader.row(place);
+      for (std::size_t i = 0; i < values.size(); ++i) {
+        if (values[i] == 0) continue;
+        const std::int64_t col = begin + static_cast<std::int64_t>(i);
+        if (group < 0 || row >= rows || col >= cols)
+          fail(ErrorKind::kInternal, "gather: a nonzero at {},{} of a {}x{} weight", row, col, rows,
+               cols);
+        dense[static_cast<std::size_t>(row * cols + col)] = values[i];
       }
     }
   }
