@@ -29,7 +29,7 @@ constexpr int kTile = PLANES * kPack;
 constexpr int kBatch = 4;  // Nonzeros that a lane loads at once.
 constexpr int kWarps = THREADS / 32;
 constexpr int kPlaneRows = PART + 8;  // Eight rows of zeros, for steps without a nonzero.
-constexpr int kDepth = 2;             // Batches in flight.
+constexpr int kDepth = sizeof(Value) == 4 ? 3 : 2;  // Batches in flight: as registers allow.
 constexpr int kAhead = 8;  // Batches that are asked to come to L2 before they are loaded.
 constexpr u32 kNoSlot = 0xFFFFu;
 static_assert(PART % 8 == 0, "places move within groups of eight");
