@@ -216,6 +216,45 @@ TEST_F(ComposedOnDevice, ManyThreadsShareTheRowsOfASmallWeight) {
   check(weight, {.n = 2}, 7);
 }
 
+TEST_F(ComposedOnDevice, NonzerosSharedEvenly) {
+  const auto is_even = [](const Candidate& c) { return c.name.find(".even") != std::string::npos; };
+  for (const DType dtype : {DType::kF16, DType::kF32}) {
+    for (const Pattern pattern : kEveryPattern) {
+      const TestWeight weight({531, 1003, pattern, 0.1}, dtype);
+      for (const std::int64_t n : {1, 2, 4}) {
+        check_if(is_even, weight, {.n = n, .activations = dtype, .output = dtype}, n == 1 ? 5 : 3);
+      }
+      check_if(is_even, weight,
+               {.n = 3, .activations = dtype, .output = dtype, .layout = Layout::kFeatureMajor}, 3);
+    }
+  }
+  const TestWeight weight({9000, 300, Pattern::kRowSkew, 0.2}, DType::kBF16);  // Rows in rounds.
+  for (const Epilogue& e : kSomeEpilogues) {
+    check_if(is_even, weight,
+             {.n = 2,
+              .output = DType::kF32,
+              .activation = e.activation,
+              .bias = e.bias,
+              .residual = e.residual},
+             3);
+  }
+}
+
+TEST_F(ComposedOnDevice, NonzerosSharedEvenlyServeAnyNumberOfTokens) {
+  const cuda::Stream stream;
+  const TestWeight weight({300, 1000, Pattern::kRowSkew, 0.1}, DType::kF16);
+  Problem problem{.m = 300, .k = 1000, .n = 2};
+  for (const Candidate& candidate : candidates_of(weight, problem)) {
+    if (!candidate.name.ends_with(".t512x2.even")) continue;
+    const std::unique_ptr<Operator> op = candidate.build(weight.weight(), stream);
+    for (const std::int64_t n : {1, 2, 5, 9}) {
+      problem.n = n;
+      const Case run(weight, problem, 0);
+      run.expect_close(run.device(*op, stream), candidate.name, Rounds::kOnce);
+    }
+  }
+}
+
 TEST_F(ComposedOnDevice, PiecesInAnyOrderWhereThatIsAllowed) {
   const TestWeight weight({500, 3000, Pattern::kOneFullRow, 0.02}, DType::kF32);
   const Problem problem{

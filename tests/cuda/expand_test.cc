@@ -78,7 +78,7 @@ class ExpandOnDevice : public ::testing::Test {
 
 /// What decides how a candidate stores a weight: "composed.csr16.v4", "decode.lane.b2".
 std::string format_of(const std::string& candidate) {
-  constexpr std::string_view kOfFormat[] = {"csr", "delta", "lane", "wide", "v", "b"};
+  constexpr std::string_view kOfFormat[] = {"csr", "delta", "even", "lane", "wide", "v", "b"};
   std::string format;
   for (std::size_t begin = 0; begin < candidate.size();) {
     const std::size_t end = std::min(candidate.find('.', begin), candidate.size());

@@ -39,10 +39,18 @@ class FamilyOnDevice : public ::testing::Test {
   /// `special` is one activation's value, if not 0.
   void check(const TestWeight& weight, Problem problem, std::size_t step = 1,
              float special = 0) const {
+    check_if([](const Candidate&) { return true; }, weight, problem, step, special);
+  }
+
+  /// The same with those candidates that `wanted` is true for.
+  template <class Wanted>
+  void check_if(const Wanted& wanted, const TestWeight& weight, Problem problem,
+                std::size_t step = 1, float special = 0) const {
     const cuda::Stream stream;
     complete(problem, weight);
     const Case run(weight, problem, special);
-    const std::vector<Candidate> candidates = candidates_of(weight, problem);
+    std::vector<Candidate> candidates = candidates_of(weight, problem);
+    std::erase_if(candidates, [&](const Candidate& c) { return !wanted(c); });
     ASSERT_FALSE(candidates.empty());
     compile_ahead(candidates, step);
     for (std::size_t i = 0; i < candidates.size(); i += step) {
