@@ -25,7 +25,8 @@ using C = C_TYPE;
 #include "ops/spmm/cuda/epilogue.cuh"
 
 static_assert(GROUP <= 32 && THREADS % 32 == 0, "a segment lies in a warp");
-constexpr int kRowThreads = 8;  // That add up a row's segments.
+constexpr int kRowThreads = 8;       // That add up a row's segments.
+constexpr u32 kNoRow = 0x80000000u;  // Of a target.
 
 /// A vector as it is loaded: kept as words, since halves that are taken apart when they arrive, not
 /// when they are used, would have the warp wait for every load.
@@ -39,15 +40,14 @@ struct Row {
   u32 target, begin, end;
 };
 
-/// `first`: items of each block; `vectors`: of a block, a multiple of 32. Shared memory: B, sums
-/// of segments, rows. B is not __restrict__: the kernel ahead may still be writing it when this one
-/// starts.
+/// `vectors`: of a block, a multiple of 32; `items`: of a block, its rows and others without.
+/// Shared memory: B, sums of segments, rows. B is not __restrict__: the kernel ahead may still be
+/// writing it when this one starts.
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
-    spmm_even(const u32* __restrict__ first, const u32* __restrict__ begin,
-              const u32* __restrict__ target, const Columns* __restrict__ columns,
-              const Pack<Value, VEC>* __restrict__ values, const B* b, i64 b_stride, C* c,
-              i64 c_stride, const float* __restrict__ bias, const C* residual, i64 residual_stride,
-              u32 vectors, int k, int n) {
+    spmm_even(const u32* __restrict__ begin, const u32* __restrict__ target,
+              const Columns* __restrict__ columns, const Pack<Value, VEC>* __restrict__ values,
+              const B* b, i64 b_stride, C* c, i64 c_stride, const float* __restrict__ bias,
+              const C* residual, i64 residual_stride, u32 vectors, int items, int k, int n) {
   extern __shared__ __align__(16) char shared[];
   StagedB* const staged = reinterpret_cast<StagedB*>(shared);
   constexpr int kPlaces = 8;  // The swizzle moves rows within eight.
@@ -73,15 +73,19 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
     const u32 at = threadIdx.x + u * THREADS;
     if (at < vectors) load(u, at);
   }
+  begin += blockIdx.x * items;
+  target += blockIdx.x * items;
+  const auto row_of = [&](int i) {
+    return Row{target[i], (begin[i] - base) / GROUP, (begin[i + 1] - base) / GROUP};
+  };
+  const int count = items - 1;
+  Row row_here = {};  // Nobody waits for it.
+  if (threadIdx.x < count) row_here = row_of(threadIdx.x);
   let_next_start();
-  const u32 first_item = first[blockIdx.x];
-  const int count = static_cast<int>(first[blockIdx.x + 1] - first_item) - 1;
-  for (int i = threadIdx.x; i < count; i += THREADS) {
-    const u32 item = first_item + i;
-    rows[i] = {target[item], (begin[item] - base) / GROUP, (begin[item + 1] - base) / GROUP};
-  }
   wait_for_previous();
   stage_b(staged, b, b_stride, k, n0, n);
+  if (threadIdx.x < count) rows[threadIdx.x] = row_here;
+  for (int i = threadIdx.x + THREADS; i < count; i += THREADS) rows[i] = row_of(i);
   __syncthreads();
 
   // Multiply, and reduce within a segment.
@@ -122,7 +126,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
   for (int from = threadIdx.x / 32 * (32 / kRowThreads); from < count;
        from += THREADS / kRowThreads) {
     const int i = from + lane / kRowThreads;
-    Row row = {0, 0, 0};
+    Row row = {kNoRow, 0, 0};
     if (i < count) row = rows[i];
     float sums[N_TILE] = {};
     for (u32 s = row.begin + member; s < row.end; s += kRowThreads) {
@@ -135,7 +139,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
       for (int distance = kRowThreads / 2; distance > 0; distance /= 2)
         sums[j] += __shfl_xor_sync(0xFFFFFFFFu, sums[j], distance);
     }
-    if (i < count) {
+    if (row.target != kNoRow) {
 #pragma unroll
       for (int j = 0; j < N_TILE; ++j) {
         const i64 token = n0 + j;

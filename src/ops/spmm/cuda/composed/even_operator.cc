@@ -21,15 +21,14 @@ class EvenOperator final : public Operator {
                                               .group = config.group,
                                               .blocks = blocks_});
     vectors_ = arrays.vectors;
-    items_ = std::ssize(arrays.target);
-    shared_bytes_ = config.shared_bytes(problem, arrays.vectors, arrays.most_rows);
+    items_ = arrays.items;
+    shared_bytes_ = config.shared_bytes(problem, arrays.vectors, arrays.items);
     if (shared_bytes_ > device_->facts().shared_per_block)
       fail(ErrorKind::kUnsupported,
            "composed: sums of {} segments and {} rows need {} bytes of "
            "shared memory, a block has {}",
-           arrays.vectors / config.group, arrays.most_rows, shared_bytes_,
+           arrays.vectors / config.group, arrays.items, shared_bytes_,
            device_->facts().shared_per_block);
-    first_ = cuda::upload<std::uint32_t>(stream, arrays.first);
     begin_ = cuda::upload<std::uint32_t>(stream, arrays.begin);
     target_ = cuda::upload<std::uint32_t>(stream, arrays.target);
     columns_ = cuda::upload<std::byte>(stream, arrays.columns);
@@ -47,15 +46,15 @@ class EvenOperator final : public Operator {
                     .threads = static_cast<unsigned>(config_.threads),
                     .shared_bytes = shared_bytes_,
                     .overlaps_previous = device_->overlaps_kernels()},
-                   first_.address(), begin_.address(), target_.address(), columns_.address(),
-                   values_.address(), o.b, static_cast<long long>(o.b_stride), o.c,
-                   static_cast<long long>(o.c_stride), o.bias, o.residual,
-                   static_cast<long long>(o.residual_stride), static_cast<unsigned>(vectors_),
+                   begin_.address(), target_.address(), columns_.address(), values_.address(), o.b,
+                   static_cast<long long>(o.b_stride), o.c, static_cast<long long>(o.c_stride),
+                   o.bias, o.residual, static_cast<long long>(o.residual_stride),
+                   static_cast<unsigned>(vectors_), static_cast<int>(items_),
                    static_cast<int>(problem_.k), static_cast<int>(o.n));
   }
 
   [[nodiscard]] std::size_t bytes() const override {
-    return first_.size() + begin_.size() + target_.size() + columns_.size() + values_.size();
+    return begin_.size() + target_.size() + columns_.size() + values_.size();
   }
   [[nodiscard]] std::int64_t tokens_a_pass() const override { return config_.n_tile; }
   [[nodiscard]] bool expands() const override { return true; }
@@ -64,7 +63,7 @@ class EvenOperator final : public Operator {
     if (problem_.m == 0 || problem_.k == 0) return;
     if (!expand_) expand_ = cuda::Kernel(*device_, config_.expand_source(problem_), "expand_rows");
     constexpr int kNoHeads = 0;
-    expand_.launch(stream, {.grid = {static_cast<unsigned>(items_)}, .threads = 256},
+    expand_.launch(stream, {.grid = {static_cast<unsigned>(items_ * blocks_)}, .threads = 256},
                    begin_.address(), target_.address(), columns_.address(), values_.address(),
                    kNoHeads, kNoHeads, dense, static_cast<int>(problem_.k));
   }
@@ -80,7 +79,6 @@ class EvenOperator final : public Operator {
         device_(from.device_),
         kernel_(from.kernel_),
         expand_(from.expand_),
-        first_(cuda::copy_on_device(stream, from.first_)),
         begin_(cuda::copy_on_device(stream, from.begin_)),
         target_(cuda::copy_on_device(stream, from.target_)),
         columns_(cuda::copy_on_device(stream, from.columns_)),
@@ -95,9 +93,9 @@ class EvenOperator final : public Operator {
   const cuda::Device* device_;
   cuda::Kernel kernel_;
   mutable cuda::Kernel expand_;  ///< Once it is needed.
-  cuda::DeviceBuffer first_, begin_, target_, columns_, values_;
+  cuda::DeviceBuffer begin_, target_, columns_, values_;
   std::size_t shared_bytes_ = 0;
-  std::int64_t vectors_ = 0, items_ = 0;
+  std::int64_t vectors_ = 0, items_ = 0;  ///< Of a block.
   int blocks_ = 0;
 };
 

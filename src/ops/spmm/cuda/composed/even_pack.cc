@@ -58,7 +58,7 @@ EvenArrays pack_even(const CsrMatrix& csr, const EvenSpec& spec, ThreadPool& poo
     std::int64_t vectors = 0;
     for (const std::uint32_t row : of_block) vectors += segments[row] * spec.group;
     arrays.vectors = std::max(arrays.vectors, vectors);
-    arrays.most_rows = std::max(arrays.most_rows, std::ssize(of_block));
+    arrays.items = std::max(arrays.items, std::ssize(of_block) + 1);
   }
   constexpr std::int64_t kWarp = 32;  // A warp is in or out as a whole.
   arrays.vectors = (arrays.vectors + kWarp - 1) / kWarp * kWarp;
@@ -67,16 +67,15 @@ EvenArrays pack_even(const CsrMatrix& csr, const EvenSpec& spec, ThreadPool& poo
 
   for (std::size_t block = 0; block < rows.size(); ++block) {
     std::int64_t at = static_cast<std::int64_t>(block) * arrays.vectors;
-    arrays.first.push_back(static_cast<std::uint32_t>(arrays.target.size()));
     for (const std::uint32_t row : rows[block]) {
       arrays.begin.push_back(static_cast<std::uint32_t>(at));
       arrays.target.push_back(row);
       at += segments[row] * spec.group;
     }
-    arrays.begin.push_back(static_cast<std::uint32_t>(at));
-    arrays.target.push_back(kNoRow);
+    const auto items = (block + 1) * static_cast<std::size_t>(arrays.items);
+    arrays.begin.resize(items, static_cast<std::uint32_t>(at));
+    arrays.target.resize(items, kNoRow);
   }
-  arrays.first.push_back(static_cast<std::uint32_t>(arrays.target.size()));
   const auto all = static_cast<std::size_t>(arrays.vectors * spec.blocks);
   arrays.begin.push_back(static_cast<std::uint32_t>(all));
 

@@ -1,11 +1,12 @@
 // A weight as even.cu reads it: rows dealt to blocks, and every block's nonzeros in segments of
 // GROUP vectors, as many in every block.
 //
-//   first    blocks + 1 × u32  block i has the items [first[i], first[i + 1]): its rows from top to
-//                              bottom, and one more for what it is padded with
 //   begin    items + 1 × u32   item i owns the vectors [begin[i], begin[i + 1]), whole segments
 //   target   items × u32       the row of C; bit 31: none
 //   columns, values            vectors (vectors.h), the same number for every block
+//
+// Every block has as many items: its rows from top to bottom, and at least one more, the last of
+// which owns what the block is padded with.
 //
 // Rows go to the lightest block, those of most nonzeros first, so that blocks are even whatever the
 // pattern; within a block nothing depends on where rows end.
@@ -27,10 +28,10 @@ struct EvenSpec {
 };
 
 struct EvenArrays {
-  std::vector<std::uint32_t> first, begin, target;
+  std::vector<std::uint32_t> begin, target;
   std::vector<std::byte> columns, values;
-  std::int64_t vectors = 0;    ///< Of a block: whole segments, a multiple of 32.
-  std::int64_t most_rows = 0;  ///< Of a block.
+  std::int64_t vectors = 0;  ///< Of a block: whole segments, a multiple of 32.
+  std::int64_t items = 0;    ///< Of a block.
 };
 
 /// Bit 31 of a target: no row.
