@@ -122,9 +122,9 @@ TEST(PackEven, HoldsEveryNonzeroOnceInSegmentsOfItsRow) {
       for (std::size_t block = 0; block < static_cast<std::size_t>(spec.blocks); ++block) {
         const std::size_t base = block * static_cast<std::size_t>(arrays.vectors);
         ASSERT_EQ(arrays.begin[block * items], base) << what;
-        ASSERT_EQ(arrays.target[block * items + items - 1], kNoRow) << what;
+        ASSERT_EQ(arrays.target[block * items + items - 1], kEvenNoRow) << what;
         for (std::size_t i = block * items; i < (block + 1) * items - 1; ++i) {
-          if (arrays.target[i] == kNoRow) {
+          if (arrays.target[i] == kEvenNoRow) {
             ASSERT_EQ(arrays.begin[i], arrays.begin[i + 1]) << what;
             continue;
           }
@@ -143,6 +143,18 @@ TEST(PackEven, HoldsEveryNonzeroOnceInSegmentsOfItsRow) {
       EXPECT_EQ(seen, std::vector<int>(kRows, 1)) << what;
     }
   }
+}
+
+TEST(PackEven, GivesTheSameBytesForAnyNumberOfThreads) {
+  const TestWeight w({300, 700, Pattern::kRowSkew, 0.1}, DType::kBF16);
+  const auto& csr = dynamic_cast<const CsrMatrix&>(*w.csr);
+  const EvenSpec spec{{8, 6}, 2, 9};
+  ThreadPool one(1), three(3);
+  const EvenArrays expected = pack_even(csr, spec, one), found = pack_even(csr, spec, three);
+  EXPECT_EQ(found.begin, expected.begin);
+  EXPECT_EQ(found.target, expected.target);
+  EXPECT_EQ(found.columns, expected.columns);
+  EXPECT_EQ(found.values, expected.values);
 }
 
 TEST(PackEven, SharesAlikeWhateverTheRows) {
@@ -180,6 +192,48 @@ TEST(ComposedFamily, OffersLegalConfigurationsOfDistinctNames) {
       }
     }
   }
+}
+
+TEST(ComposedFamily, SharesEvenlyWhereRowsDiffer) {
+  const cuda::DeviceFacts hopper = cuda::h100_facts();
+  const Problem problem{.m = 14336, .k = 4096, .n = 1};
+  PatternStats pattern;
+  pattern.rows = problem.m;
+  pattern.cols = problem.k;
+  for (std::int64_t row = 0; row < problem.m; ++row)
+    pattern.row_nnz.push_back(row % 50 == 0 ? 3000 : 150);
+  for (const std::int32_t n : pattern.row_nnz) pattern.nnz += n;
+  const std::vector<Candidate> found = composed_family().candidates(problem, pattern, hopper);
+  const auto best = std::min_element(
+      found.begin(), found.end(),
+      [](const Candidate& a, const Candidate& b) { return a.estimate_us < b.estimate_us; });
+  EXPECT_TRUE(best->name.ends_with(".even")) << best->name;
+}
+
+TEST(ComposedFamily, TakesRowsThatABlockCannotShare) {
+  // One row of a small weight is more than a block's share: what all blocks are filled up to.
+  const cuda::DeviceFacts hopper = cuda::h100_facts();
+  const Problem problem{.m = 256, .k = 32768, .n = 1};
+  PatternStats pattern;
+  pattern.rows = problem.m;
+  pattern.cols = problem.k;
+  pattern.row_nnz.assign(static_cast<std::size_t>(problem.m), 20);
+  pattern.row_nnz.front() = 32768;
+  for (const std::int32_t n : pattern.row_nnz) pattern.nnz += n;
+  for (const Candidate& c : composed_family().candidates(problem, pattern, hopper)) {
+    if (!c.name.ends_with(".even")) continue;
+    // 132 blocks of 32768 nonzeros each are 17 MB.
+    EXPECT_GT(c.estimate_us, 5) << c.name;
+  }
+}
+
+TEST(ComposedFamily, HasEstimatesForWeightsWithoutColumns) {
+  const cuda::DeviceFacts hopper = cuda::h100_facts();
+  PatternStats pattern;
+  pattern.rows = 100;
+  for (const Candidate& c :
+       composed_family().candidates({.m = 100, .k = 0, .n = 1}, pattern, hopper))
+    EXPECT_TRUE(std::isfinite(c.estimate_us)) << c.name;
 }
 
 class ComposedOnDevice : public FamilyOnDevice {
@@ -233,7 +287,10 @@ TEST_F(ComposedOnDevice, NonzerosSharedEvenly) {
                {.n = 3, .activations = dtype, .output = dtype, .layout = Layout::kFeatureMajor}, 3);
     }
   }
-  const TestWeight weight({9000, 300, Pattern::kRowSkew, 0.2}, DType::kBF16);  // Rows in rounds.
+  // More rows than a block has threads.
+  const TestWeight tall({150'000, 16, Pattern::kRowSkew, 0.1}, DType::kF16);
+  for (const std::int64_t n : {1, 3}) check_if(is_even, tall, {.n = n}, 4);
+  const TestWeight weight({9000, 300, Pattern::kRowSkew, 0.2}, DType::kBF16);
   for (const Epilogue& e : kSomeEpilogues) {
     check_if(is_even, weight,
              {.n = 2,
@@ -242,6 +299,16 @@ TEST_F(ComposedOnDevice, NonzerosSharedEvenly) {
               .bias = e.bias,
               .residual = e.residual},
              3);
+  }
+}
+
+TEST_F(ComposedOnDevice, NonzerosSharedEvenlyLeaveNotFiniteActivationsToTheRowsThatHoldThem) {
+  const TestWeight weight({64, 128, Pattern::kUniform, 0.3}, DType::kF16);
+  const auto is_even = [](const Candidate& c) { return c.name.find(".even") != std::string::npos; };
+  for (const float special :
+       {std::numeric_limits<float>::infinity(), std::numeric_limits<float>::quiet_NaN()}) {
+    for (const std::int64_t n : {1, 4})
+      check_if(is_even, weight, {.n = n, .output = DType::kF32}, 3, special);
   }
 }
 

@@ -64,3 +64,18 @@ T __shfl_sync(u32, T value, int from) {
   });
   return mine.result;
 }
+template <class T>
+T __shfl_xor_sync(u32 all, T value, int distance) {
+  return __shfl_sync(all, value, static_cast<int>(threadIdx.x % 32) ^ distance);
+}
+inline int __any_sync(u32, int predicate) {
+  struct Mine {
+    int predicate, any;
+  } mine{predicate, 0};
+  emulator::Machine::get().together(mine, [](auto& all) {
+    int any = 0;
+    for (const Mine* m : all) any |= m->predicate;
+    for (Mine* m : all) m->any = any;
+  });
+  return mine.any;
+}

@@ -3,7 +3,7 @@
 // Staged in shared memory as [k][N_TILE], a random 2-byte gather of a warp takes 3.4 cycles;
 // through L1 it takes as many as it touches lines, about 28. Rows of 8 bytes and more lie swizzled,
 // so that threads that each store eight neighbouring rows hit different banks; columns of the
-// weight are packed that way (pack.h).
+// weight are packed that way (vectors.h).
 #pragma once
 
 #include "cuda/vector_load.cuh"
@@ -47,7 +47,9 @@ __device__ __forceinline__ void stage_tokens(StagedB* staged, const B* b, i64 b_
   using Wide = Pack<B, kWide>;
   constexpr int kRowsAtOnce = SWIZZLED || N_LANES > 1 || kRowBytes >= 16 ? 1 : 16 / kRowBytes;
   using Rows = Pack<StagedB, kPerLane * kRowsAtOnce>;
-  constexpr int kAtOnce = kPerLane == 1 ? 2 : 1;  // Loads that are under way together.
+  // Loads that are under way together: one of several tokens already is several, and 32 registers,
+  // which is what 2048 threads have, hold no more.
+  constexpr int kAtOnce = kPerLane == 1 && THREADS * BLOCKS <= 1024 ? 2 : 1;
   const int pieces = k / kWide;
 #pragma unroll 1
   for (int from = threadIdx.x; from < pieces; from += kAtOnce * THREADS) {

@@ -96,12 +96,22 @@ std::size_t ComposedConfig::shared_bytes(const Problem& problem) const {
   return bytes;
 }
 
-std::size_t ComposedConfig::shared_bytes(const Problem& problem, std::int64_t vectors,
-                                         std::int64_t rows) const {
+std::size_t ComposedConfig::shared_bytes(const Problem& problem, const EvenShare& share) const {
   constexpr std::int64_t kRowBytes = 12;
   return shared_bytes(problem) +
-         static_cast<std::size_t>(vectors / group * n_tile) * sizeof(float) +
-         static_cast<std::size_t>(rows * kRowBytes);
+         static_cast<std::size_t>(share.vectors / group * n_tile) * sizeof(float) +
+         static_cast<std::size_t>(share.rows * kRowBytes);
+}
+
+Support ComposedConfig::holds(const Problem& problem, const EvenShare& share,
+                              const cuda::DeviceFacts& device) const {
+  const std::size_t bytes = shared_bytes(problem, share);
+  if (bytes <= device.shared_per_block &&
+      (bytes + kReservedShared) * static_cast<std::size_t>(blocks) <=
+          device.shared_per_multiprocessor)
+    return Support::yes();
+  return Support::no(fmt::format("sums of {} segments and {} rows take {} bytes of shared memory",
+                                 share.vectors / group, share.rows, bytes));
 }
 
 Support ComposedConfig::legal(const Problem& problem, const cuda::DeviceFacts& device) const {
@@ -110,6 +120,8 @@ Support ComposedConfig::legal(const Problem& problem, const cuda::DeviceFacts& d
   if (delta() && vec != 8) return Support::no("a delta vector has eight nonzeros");
   if (vec * static_cast<int>(size_of(problem.weight)) > 16)
     return Support::no("more than 16 bytes of values a load");
+  if (even && (!staged || n_lanes != 1 || group > 32 || n_tile > 8))
+    return Support::no("nonzeros are shared evenly in a warp, with B in shared memory");
   if (n_tile % n_lanes != 0 || threads % (group * n_lanes) != 0)
     return Support::no("groups do not fill a block");
   if (threads * blocks > device.threads_per_multiprocessor)
@@ -155,14 +167,22 @@ int even_blocks(const ComposedConfig& config, const cuda::DeviceFacts& device) {
 
 EvenShare even_share(const ComposedConfig& config, const Problem& problem, const RowStats& rows,
                      const cuda::DeviceFacts& device) {
-  // Delta stores zeros in steps over 63, but for those from one vector to the next.
-  const double density = std::clamp(rows.mean / static_cast<double>(problem.k), 1e-6, 1.0);
-  const double stored =
-      config.delta() ? rows.mean * (1 + 0.875 * std::pow(1 - density, 63)) : rows.mean;
   // The last vector of a row is half full, and so is its last segment.
-  const double vectors = stored / config.vec + 0.5 * config.group;
+  const auto vectors_of = [&](double nonzeros) {
+    return stored_nonzeros(config, nonzeros, rows, problem.k) / config.vec + 0.5 * config.group;
+  };
   const double share = static_cast<double>(problem.m) / even_blocks(config, device);
-  return {.vectors = share * vectors, .rows = std::ceil(share)};
+  const double vectors =
+      std::max(share * vectors_of(rows.mean), vectors_of(static_cast<double>(rows.longest)));
+  return {.vectors = static_cast<std::int64_t>(std::ceil(vectors)),
+          .rows = static_cast<std::int64_t>(std::ceil(share))};
+}
+
+double stored_nonzeros(const ComposedConfig& config, double nonzeros, const RowStats& rows,
+                       std::int64_t k) {
+  const double density =
+      std::clamp(rows.mean / std::max<double>(1, static_cast<double>(k)), 1e-6, 1.0);
+  return config.delta() ? nonzeros * (1 + 0.875 * std::pow(1 - density, 63)) : nonzeros;
 }
 
 int alike_vectors(const ComposedConfig& config, const RowStats& rows) {

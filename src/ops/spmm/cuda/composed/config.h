@@ -10,6 +10,11 @@
 
 namespace rarefy::gpu {
 
+/// Vectors and rows of a block that shares nonzeros evenly: what its shared memory must hold.
+struct EvenShare {
+  std::int64_t vectors = 0, rows = 0;
+};
+
 struct ComposedConfig {
   int index_bits = 16;      ///< Of a column: 16 or 32; 6 for delta (columns.cuh).
   int vec = 4;              ///< Nonzeros that a thread loads at once.
@@ -45,9 +50,11 @@ struct ComposedConfig {
   static constexpr int kDeltaBits = VectorFormat::kDeltaBits;
   /// Dynamic shared memory of a block.
   [[nodiscard]] std::size_t shared_bytes(const Problem& problem) const;
-  /// The same where nonzeros are shared evenly, for a block of so many vectors and rows.
-  [[nodiscard]] std::size_t shared_bytes(const Problem& problem, std::int64_t vectors,
-                                         std::int64_t rows) const;
+  /// The same where nonzeros are shared evenly.
+  [[nodiscard]] std::size_t shared_bytes(const Problem& problem, const EvenShare& share) const;
+  /// Whether the blocks of a multiprocessor have room for their shares of the nonzeros.
+  [[nodiscard]] Support holds(const Problem& problem, const EvenShare& share,
+                              const cuda::DeviceFacts& device) const;
   /// Whether the kernel can be compiled and launched, and if not, why.
   [[nodiscard]] Support legal(const Problem& problem, const cuda::DeviceFacts& device) const;
 };
@@ -58,6 +65,11 @@ struct RowStats {
   std::int64_t shortest = 0, longest = 0;  ///< Of all rows.
 };
 RowStats row_stats(const PatternStats& pattern);
+
+/// What a row of so many nonzeros stores: delta has zeros in steps over 63, but for those from one
+/// vector to the next.
+double stored_nonzeros(const ComposedConfig& config, double nonzeros, const RowStats& rows,
+                       std::int64_t k);
 
 /// Rows of more nonzeros than this are shared by several groups, or cut into pieces: a row that
 /// takes several times as long as the others would keep one group busy when all are done.
@@ -72,10 +84,7 @@ int alike_vectors(const ComposedConfig& config, const RowStats& rows);
 /// Blocks that share nonzeros evenly.
 int even_blocks(const ComposedConfig& config, const cuda::DeviceFacts& device);
 
-/// Vectors and rows of such a block, about: what its shared memory must hold.
-struct EvenShare {
-  double vectors = 0, rows = 0;
-};
+/// About what such a block gets: all get as much as the heaviest.
 EvenShare even_share(const ComposedConfig& config, const Problem& problem, const RowStats& rows,
                      const cuda::DeviceFacts& device);
 

@@ -25,7 +25,8 @@ using C = C_TYPE;
 #include "ops/spmm/cuda/epilogue.cuh"
 
 static_assert(GROUP <= 32 && THREADS % 32 == 0, "a segment lies in a warp");
-constexpr int kRowThreads = 8;       // That add up a row's segments.
+constexpr int kRowThreads = 8;  // That add up a row's segments.
+static_assert(N_TILE <= kRowThreads, "each stores a column");
 constexpr u32 kNoRow = 0x80000000u;  // Of a target.
 
 /// A vector as it is loaded: kept as words, since halves that are taken apart when they arrive, not

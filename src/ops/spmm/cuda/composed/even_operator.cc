@@ -22,13 +22,10 @@ class EvenOperator final : public Operator {
                                               .blocks = blocks_});
     vectors_ = arrays.vectors;
     items_ = arrays.items;
-    shared_bytes_ = config.shared_bytes(problem, arrays.vectors, arrays.items);
-    if (shared_bytes_ > device_->facts().shared_per_block)
-      fail(ErrorKind::kUnsupported,
-           "composed: sums of {} segments and {} rows need {} bytes of "
-           "shared memory, a block has {}",
-           arrays.vectors / config.group, arrays.items, shared_bytes_,
-           device_->facts().shared_per_block);
+    const EvenShare share{.vectors = arrays.vectors, .rows = arrays.items};
+    shared_bytes_ = config.shared_bytes(problem, share);
+    if (const Support support = config.holds(problem, share, device_->facts()); !support)
+      fail(ErrorKind::kUnsupported, "composed: {}", support.reason);
     begin_ = cuda::upload<std::uint32_t>(stream, arrays.begin);
     target_ = cuda::upload<std::uint32_t>(stream, arrays.target);
     columns_ = cuda::upload<std::byte>(stream, arrays.columns);

@@ -74,7 +74,7 @@ EvenArrays pack_even(const CsrMatrix& csr, const EvenSpec& spec, ThreadPool& poo
     }
     const auto items = (block + 1) * static_cast<std::size_t>(arrays.items);
     arrays.begin.resize(items, static_cast<std::uint32_t>(at));
-    arrays.target.resize(items, kNoRow);
+    arrays.target.resize(items, kEvenNoRow);
   }
   const auto all = static_cast<std::size_t>(arrays.vectors * spec.blocks);
   arrays.begin.push_back(static_cast<std::uint32_t>(all));
@@ -87,7 +87,7 @@ EvenArrays pack_even(const CsrMatrix& csr, const EvenSpec& spec, ThreadPool& poo
   pool.parallel_dynamic(std::ssize(arrays.target), kGrain, [&](std::int64_t from, std::int64_t to) {
     for (auto i = static_cast<std::size_t>(from); i < static_cast<std::size_t>(to); ++i) {
       const std::size_t begin = arrays.begin[i], end = arrays.begin[i + 1];
-      if (arrays.target[i] == kNoRow || begin == end) continue;
+      if (arrays.target[i] == kEvenNoRow || begin == end) continue;
       write_vectors(
           csr, row_of(csr, arrays.target[i]), spec.format, static_cast<std::int64_t>(end - begin),
           arrays.columns.data() + begin * column_bytes, arrays.values.data() + begin * value_bytes);

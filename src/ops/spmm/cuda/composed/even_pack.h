@@ -34,8 +34,9 @@ struct EvenArrays {
   std::int64_t items = 0;    ///< Of a block.
 };
 
-/// Bit 31 of a target: no row.
-constexpr std::uint32_t kNoRow = 0x80000000U;
+/// Bit 31 of a target: no row. To expand.cu, which writes these weights out too, it is a piece of a
+/// row, whose row is not its business.
+constexpr std::uint32_t kEvenNoRow = 0x80000000U;
 
 /// `csr` has 32-bit columns. The same bytes for any number of threads. Throws `Error`
 /// (kUnsupported) for 2²⁹ rows or 2³² vectors.

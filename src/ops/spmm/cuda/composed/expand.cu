@@ -16,6 +16,7 @@ using Value = VALUE;
 #define N_LANES 1
 #define TOKEN_MAJOR 1
 #define THREADS 256
+#define BLOCKS 1
 using B = Value;
 using StagedB = Value;
 #include "ops/spmm/cuda/composed/columns.cuh"
@@ -34,7 +35,7 @@ using Bits = BitsOf<sizeof(Value)>::Type;
 
 constexpr int kThreads = THREADS;
 constexpr int kOfPiece = 16 / sizeof(Bits);  // Values of 16 bytes.
-constexpr u32 kPiece = 0x80000000u;          // As in composed.cu.
+constexpr u32 kPiece = 0x80000000u;          // As in composed.cu; in even.cu, that there is no row.
 constexpr int kJoinShift = 29;
 constexpr u32 kTarget = (1u << kJoinShift) - 1;
 

@@ -1,4 +1,4 @@
-// A weight as the composed kernels read it: items, each a run of whole vectors, in falling order of
+// A weight as composed.cu reads it: items, each a run of whole vectors, in falling order of
 // length (those that share a row with most others first).
 //
 //   begin    items + 1 × u32   item i owns the vectors [begin[i], begin[i + 1]) and, if it is one
