@@ -80,6 +80,16 @@ void for_every_weight(const Check& check) {
       check(csr, expected);
     }
   }
+  // A row that strips use up to the last nonzero, and too few others to fill theirs.
+  constexpr std::int64_t kRows = 32, kCols = 1024;
+  std::vector<float> values(kRows * kCols);
+  for (std::int64_t row = 0; row < kRows; ++row) values[row * kCols + row] = 1;
+  std::fill_n(values.begin() + 5 * kCols, kCols, 2.0F);
+  const TestWeight weight(values, kRows, kCols, DType::kF16);
+  const auto& csr = dynamic_cast<const CsrMatrix&>(*weight.csr);
+  std::vector<std::uint16_t> expected(kRows * kCols);
+  csr.read_rows(0, kRows, expected.data());
+  check(csr, expected);
 }
 
 /// Packs every weight in configurations of blocks and turns, and calls `expand(arrays, config, csr,

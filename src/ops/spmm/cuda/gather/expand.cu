@@ -31,6 +31,7 @@ extern "C" __global__ void expand_gather(const u32* stream, const GatherWarp* wa
     if (i % gridDim.y == blockIdx.y) {
       u32 place = of_runs[strip * 16 + r];
       if (place >= rows) place = of_runs[strips * 16 + place - rows];  // An extra one: its row's.
+      if (place == kNoRow) place = 0;  // No run: nothing but zeros, which are not stored.
       const i64 group = groups[blockIdx.x / split * tile_groups + place / 16];
       u16* const row = out + (group + place % 16) * k;
       const auto put = [&](u16 value, u32 at) {

@@ -40,17 +40,18 @@ constexpr std::int64_t kFewestForTall = 65;
 constexpr std::int64_t kMostForRows = 128;
 
 /// Steps of a strip: the mean of their longest rows, when strips are made of rows of like length;
-/// or what rows that are cut take, 5 % and a chunk more than the mean row.
-double mean_strip(const PatternStats& pattern) {
+/// or what rows that are cut take, a twentieth and eight steps more than the mean row. Tall blocks,
+/// which have as many rows as they have room for, have none for cut ones.
+double mean_strip(const PatternStats& pattern, bool tall) {
   std::vector<std::int32_t> sorted = pattern.row_nnz;
   const double mean = static_cast<double>(pattern.nnz) / std::max<double>(1, pattern.rows);
   if (sorted.empty()) return mean;
   std::sort(sorted.begin(), sorted.end(), std::greater<>());
   double sum = 0;
   for (std::size_t i = 0; i < sorted.size(); i += GatherConfig::kStripRows) sum += sorted[i];
+  const double whole = sum / static_cast<double>(divide_up(pattern.rows, GatherConfig::kStripRows));
   constexpr double kCut = 1.05, kCutSteps = 8;
-  return std::min(sum / static_cast<double>(divide_up(pattern.rows, GatherConfig::kStripRows)),
-                  kCut * mean + kCutSteps);
+  return tall ? whole : std::min(whole, kCut * mean + kCutSteps);
 }
 
 /// Zeros a nonzero that steps of 7 bits take where no nonzero is within reach (counted on uniform
@@ -183,7 +184,7 @@ double estimate_us(const GatherConfig& config, const Problem& problem, const Pat
                    const cuda::DeviceFacts& device) {
   const double passes = std::ceil(static_cast<double>(problem.n) / (8.0 * config.token_tiles));
   // Steps of a strip in a block's columns: its longest row there, and half a chunk.
-  const double whole = mean_strip(pattern);
+  const double whole = mean_strip(pattern, config.tall);
   const double part = whole / config.split;
   // Short steps: zeros where nothing is within reach, and conflicts of banks where too little is
   // to choose from (counted).

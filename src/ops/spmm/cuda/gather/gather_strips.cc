@@ -12,13 +12,13 @@ constexpr int kRuns = 16;  // Of a strip.
 /// spare, columns that share banks. One H100, 14336x4096, 95 %, lognormal rows, 16 tokens: 11.2 us
 /// with 8, 10.5 with 24.
 constexpr std::int64_t kStripSteps = 24;
-/// Cutting has to gain this share of all steps: folding its sums takes a barrier.
-constexpr std::int64_t kLeastGain = 32;  // 1 / 32.
+/// Cutting has to gain one step of so many: folding its sums takes a barrier.
+constexpr std::int64_t kStepsOfGain = 32;
 
 /// Rows, and what full strips have left of them.
-class Pool {
+class RowsLeft {
  public:
-  Pool(std::span<const std::int32_t> lengths, const StripLimits& limits)
+  RowsLeft(std::span<const std::int32_t> lengths, const StripLimits& limits)
       : limits_(limits), taken_(lengths.size()), left_(lengths.begin(), lengths.end()) {}
 
   /// Chunks of a strip whose longest run has so many steps.
@@ -113,23 +113,23 @@ class Pool {
 };
 
 /// How many full strips to make.
-int count_full(Pool pool, const StripLimits& limits) {
+int count_full(RowsLeft rows, const StripLimits& limits) {
   std::vector<GatherRun> runs;
   std::int64_t least = 0, full_steps = 0;
   int best = 0;
   for (int full = 0;; ++full) {
-    const Pool::Cost rest = pool.of_rest();
+    const RowsLeft::Cost rest = rows.of_rest();
     const int strips = full + rest.strips;
     std::int64_t cost = full_steps + rest.steps + strips * kStripSteps;
-    if (full == 0) cost -= cost / kLeastGain;
+    if (full == 0) cost -= cost / kStepsOfGain;
     if (full == 0 || (cost < least && strips <= limits.most_strips)) {
       least = cost;
       best = full;
     }
-    const std::int32_t chunks = pool.deepest();
+    const std::int32_t chunks = rows.deepest();
     if (chunks == 0 || full + 1 >= limits.most_strips) return best;
-    if (full_steps + pool.left() / kRuns + (full + 1) * kStripSteps >= least) return best;
-    pool.take(chunks, runs);
+    if (full_steps + rows.left() / kRuns + (full + 1) * kStripSteps >= least) return best;
+    rows.take(chunks, runs);
     full_steps += std::int64_t{chunks} * limits.chunk_steps;
   }
 }
@@ -138,10 +138,10 @@ int count_full(Pool pool, const StripLimits& limits) {
 
 std::vector<GatherRun> make_strips(std::span<const std::int32_t> lengths,
                                    const StripLimits& limits) {
-  Pool pool(lengths, limits);
+  RowsLeft rows(lengths, limits);
   std::vector<GatherRun> runs;
-  for (int full = count_full(pool, limits); full > 0; --full) pool.take(pool.deepest(), runs);
-  pool.take_rest(runs);
+  for (int full = count_full(rows, limits); full > 0; --full) rows.take(rows.deepest(), runs);
+  rows.take_rest(runs);
   return runs;
 }
 

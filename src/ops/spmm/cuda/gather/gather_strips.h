@@ -16,7 +16,7 @@ struct GatherRun {
 /// What strips may be like.
 struct StripLimits {
   int chunk_steps = 8;  ///< Strips take a multiple of these steps.
-  int spare_steps = 0;  ///< Of a strip, that its longest run leaves free.
+  int spare_steps = 0;  ///< Of a strip, that its longest run leaves free: fewer than a chunk has.
   int most_strips = 1;  ///< At least what uncut rows take: one for 16 rows.
 };
 
