@@ -3,14 +3,9 @@
 //
 // A tile's stages are shared out to `turns` blocks, by columns in turn.
 #include "cuda/shared_words.cuh"
+#include "ops/spmm/cuda/scatter/block.cuh"
 
 constexpr u32 kThreads = 256;
-
-struct alignas(16) ScatterBlock {  // As in scatter.cu.
-  u64 first;
-  u32 first_stage;
-  u32 stages;
-};
 
 /// @param rows of a tile
 /// @param split blocks of `blocks` that share a tile's stages, which follow each other

@@ -23,6 +23,7 @@
 // epilogue.cuh; wgmma() for ROWS and the dtype stands in front.
 #include "cuda/shared_barrier.cuh"
 #include "ops/spmm/cuda/epilogue.cuh"
+#include "ops/spmm/cuda/scatter/block.cuh"
 
 using C = C_TYPE;
 
@@ -38,13 +39,6 @@ constexpr int kActivationBytes = SLABS * 2048;
 constexpr int kActivationSlots = 2 + ACTIVATION_STAGES;  // Of a group.
 constexpr int kWordSlots = 3;                            // Of a group.
 constexpr int kSumStride = ROWS + 8;  // Of a token's sums: their stores hit different banks.
-
-/// A block's stages. Laid out by the packer (scatter_pack.h).
-struct alignas(16) ScatterBlock {
-  u64 first;        // Word in the stream.
-  u32 first_stage;  // In the table of stages.
-  u32 stages;
-};
 
 __device__ __forceinline__ void store_low(u32 at, u32 word) {
   asm volatile(

@@ -16,7 +16,7 @@
 
 namespace rarefy::gpu {
 
-/// As in scatter.cu.
+/// As in block.cuh.
 struct ScatterBlock {
   std::uint64_t first = 0;
   std::uint32_t first_stage = 0;
