@@ -42,10 +42,11 @@ std::vector<GpuDevice> gpu_devices();
 /// A weight of a model on a GPU and how it runs (`Model::device_weights`).
 struct DeviceWeight {
   std::string name;    ///< "layer 3 gate_up"
-  std::string kernel;  ///< "dense.cublaslt.0"
+  std::string kernel;  ///< "dense.cublaslt.0", or two: "decode.…, from 33 tokens dense.…"
   std::int64_t rows = 0, cols = 0;
   std::size_t bytes = 0;
-  double time_us = 0;  ///< As measured when it was chosen; 0 when it was not.
+  std::int64_t many_from = 0;  ///< Tokens from which the second kernel runs; 0: there is one.
+  double time_us = 0;          ///< As measured when it was chosen; 0 when it was not.
 };
 
 /// What a kind of kernel adds to a decode step on a GPU (`Model::time_step`).

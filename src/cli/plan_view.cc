@@ -40,6 +40,7 @@ OrderedJson plans_as_json(const Model& model) {
                     {"shape", {weight.rows, weight.cols}},
                     {"kernel", weight.kernel},
                     {"bytes", weight.bytes},
+                    {"many_from", weight.many_from},
                     {"time_us", weight.time_us}});
   }
   for (const ModelWeight& weight : model.weights()) {

@@ -44,9 +44,8 @@ std::string no_second_form(const LoadOptions& options, const Model& model) {
   if (!options.weight_memory) return "";
   if (model.gpu().empty()) return "the model runs on the CPU";
   const bool dense_fits = *options.weight_memory > 1;
-  const bool some = std::ranges::any_of(model.device_weights(), [](const DeviceWeight& weight) {
-    return weight.kernel.find(", from ") != std::string::npos;
-  });
+  const bool some = std::ranges::any_of(
+      model.device_weights(), [](const DeviceWeight& weight) { return weight.many_from > 0; });
   return dense_fits && !some ? "no second form is faster, or there is no room for them" : "";
 }
 

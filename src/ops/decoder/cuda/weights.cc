@@ -39,6 +39,7 @@ std::unique_ptr<Operator> WeightMaker::make(const RowSource& given, DType output
   info.rows = problem.m;
   info.cols = problem.k;
   info.bytes = op->bytes();
+  info.many_from = chosen.many_from;
   info.time_us = chosen.time_us;
   return op;
 }
