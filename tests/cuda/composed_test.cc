@@ -173,6 +173,10 @@ TEST(PackEven, SharesAlikeWhateverTheRows) {
   }
 }
 
+bool is_even(const Candidate& candidate) {
+  return candidate.name.ends_with(".even");
+}
+
 TEST(ComposedFamily, OffersLegalConfigurationsOfDistinctNames) {
   const cuda::DeviceFacts hopper = cuda::h100_facts();
   for (const std::int64_t k : {64, 4096, 200000}) {
@@ -207,7 +211,7 @@ TEST(ComposedFamily, SharesEvenlyWhereRowsDiffer) {
   const auto best = std::min_element(
       found.begin(), found.end(),
       [](const Candidate& a, const Candidate& b) { return a.estimate_us < b.estimate_us; });
-  EXPECT_TRUE(best->name.ends_with(".even")) << best->name;
+  EXPECT_TRUE(is_even(*best)) << best->name;
 }
 
 TEST(ComposedFamily, TakesRowsThatABlockCannotShare) {
@@ -221,7 +225,7 @@ TEST(ComposedFamily, TakesRowsThatABlockCannotShare) {
   pattern.row_nnz.front() = 32768;
   for (const std::int32_t n : pattern.row_nnz) pattern.nnz += n;
   for (const Candidate& c : composed_family().candidates(problem, pattern, hopper)) {
-    if (!c.name.ends_with(".even")) continue;
+    if (!is_even(c)) continue;
     // 132 blocks of 32768 nonzeros each are 17 MB.
     EXPECT_GT(c.estimate_us, 5) << c.name;
   }
@@ -276,7 +280,6 @@ TEST_F(ComposedOnDevice, ManyThreadsShareTheRowsOfASmallWeight) {
 }
 
 TEST_F(ComposedOnDevice, NonzerosSharedEvenly) {
-  const auto is_even = [](const Candidate& c) { return c.name.find(".even") != std::string::npos; };
   for (const DType dtype : {DType::kF16, DType::kF32}) {
     for (const Pattern pattern : kEveryPattern) {
       const TestWeight weight({531, 1003, pattern, 0.1}, dtype);
@@ -304,7 +307,6 @@ TEST_F(ComposedOnDevice, NonzerosSharedEvenly) {
 
 TEST_F(ComposedOnDevice, NonzerosSharedEvenlyLeaveNotFiniteActivationsToTheRowsThatHoldThem) {
   const TestWeight weight({64, 128, Pattern::kUniform, 0.3}, DType::kF16);
-  const auto is_even = [](const Candidate& c) { return c.name.find(".even") != std::string::npos; };
   for (const float special :
        {std::numeric_limits<float>::infinity(), std::numeric_limits<float>::quiet_NaN()}) {
     for (const std::int64_t n : {1, 4})

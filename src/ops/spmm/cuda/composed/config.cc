@@ -16,6 +16,13 @@ constexpr std::size_t kReservedShared = 1024;
 /// Fewer registers than this make the kernel spill, whatever the configuration.
 constexpr int kLeastRegisters = 32;
 
+/// Whether a multiprocessor has room for so many blocks of so much shared memory.
+bool fits(std::size_t shared, int blocks, const cuda::DeviceFacts& device) {
+  return shared <= device.shared_per_block &&
+         (shared + kReservedShared) * static_cast<std::size_t>(blocks) <=
+             device.shared_per_multiprocessor;
+}
+
 }  // namespace
 
 std::string ComposedConfig::name() const {
@@ -106,10 +113,7 @@ std::size_t ComposedConfig::shared_bytes(const Problem& problem, const EvenShare
 Support ComposedConfig::holds(const Problem& problem, const EvenShare& share,
                               const cuda::DeviceFacts& device) const {
   const std::size_t bytes = shared_bytes(problem, share);
-  if (bytes <= device.shared_per_block &&
-      (bytes + kReservedShared) * static_cast<std::size_t>(blocks) <=
-          device.shared_per_multiprocessor)
-    return Support::yes();
+  if (fits(bytes, blocks, device)) return Support::yes();
   return Support::no(fmt::format("sums of {} segments and {} rows take {} bytes of shared memory",
                                  share.vectors / group, share.rows, bytes));
 }
@@ -129,9 +133,7 @@ Support ComposedConfig::legal(const Problem& problem, const cuda::DeviceFacts& d
   if (device.registers_per_multiprocessor / (threads * blocks) < kLeastRegisters)
     return Support::no("too few registers a thread");
   const std::size_t shared = shared_bytes(problem);
-  if (shared > device.shared_per_block ||
-      (shared + kReservedShared) * static_cast<std::size_t>(blocks) >
-          device.shared_per_multiprocessor)
+  if (!fits(shared, blocks, device))
     return Support::no(fmt::format("{} bytes of shared memory a block", shared));
   return Support::yes();
 }

@@ -2,10 +2,9 @@
 
 #include <algorithm>
 #include <limits>
-#include <numeric>
-#include <utility>
 
 #include "base/check.h"
+#include "ops/spmm/cuda/row_groups.h"
 
 namespace rarefy::gpu {
 namespace {
@@ -17,46 +16,30 @@ Nonzeros row_of(const CsrMatrix& csr, std::int64_t row) {
   return {begin, csr.row_offsets()[row + 1] - begin};
 }
 
-/// The rows of each block, from top to bottom. A row costs its segments and a quarter for itself.
-std::vector<std::vector<std::uint32_t>> deal(const std::vector<std::int64_t>& segments,
-                                             int blocks) {
-  std::vector<std::uint32_t> order(segments.size());
-  std::iota(order.begin(), order.end(), 0U);
-  std::stable_sort(order.begin(), order.end(),
-                   [&](std::uint32_t a, std::uint32_t b) { return segments[a] > segments[b]; });
-  std::vector<std::vector<std::uint32_t>> rows(static_cast<std::size_t>(blocks));
-  std::vector<std::pair<std::int64_t, std::size_t>> heap;  // Load and block, the lightest on top.
-  for (std::size_t b = 0; b < rows.size(); ++b) heap.emplace_back(0, b);
-  const auto heavier = [](const auto& a, const auto& b) { return a > b; };
-  for (const std::uint32_t row : order) {
-    std::pop_heap(heap.begin(), heap.end(), heavier);
-    auto& [load, block] = heap.back();
-    rows[block].push_back(row);
-    load += 4 * segments[row] + 1;
-    std::push_heap(heap.begin(), heap.end(), heavier);
-  }
-  for (std::vector<std::uint32_t>& of_block : rows) std::sort(of_block.begin(), of_block.end());
-  return rows;
-}
-
 }  // namespace
 
 EvenArrays pack_even(const CsrMatrix& csr, const EvenSpec& spec, ThreadPool& pool) {
   if (csr.rows() >= kMostRows)
     fail(ErrorKind::kUnsupported, "composed: expected fewer than 2^29 rows, got {}", csr.rows());
-  std::vector<std::int64_t> segments(static_cast<std::size_t>(csr.rows()));
+  // Of each row: segments, and what it costs a block, a quarter of one more for itself.
+  std::vector<std::int64_t> segments(static_cast<std::size_t>(csr.rows())), loads(segments.size());
   pool.parallel_for(csr.rows(), [&](std::int64_t from, std::int64_t to) {
     for (std::int64_t row = from; row < to; ++row) {
+      const auto i = static_cast<std::size_t>(row);
       const std::int64_t vectors = count_vectors(csr, row_of(csr, row), spec.format);
-      segments[static_cast<std::size_t>(row)] = (vectors + spec.group - 1) / spec.group;
+      segments[i] = (vectors + spec.group - 1) / spec.group;
+      loads[i] = 4 * segments[i] + 1;
     }
   });
-  const std::vector<std::vector<std::uint32_t>> rows = deal(segments, spec.blocks);
+  const std::vector<std::vector<std::int32_t>> rows = deal(loads, spec.blocks, csr.rows());
+  const auto vectors_of = [&](std::int32_t row) {
+    return segments[static_cast<std::size_t>(row)] * spec.group;
+  };
 
   EvenArrays arrays;
-  for (const std::vector<std::uint32_t>& of_block : rows) {
+  for (const std::vector<std::int32_t>& of_block : rows) {
     std::int64_t vectors = 0;
-    for (const std::uint32_t row : of_block) vectors += segments[row] * spec.group;
+    for (const std::int32_t row : of_block) vectors += vectors_of(row);
     arrays.vectors = std::max(arrays.vectors, vectors);
     arrays.items = std::max(arrays.items, std::ssize(of_block) + 1);
   }
@@ -67,10 +50,10 @@ EvenArrays pack_even(const CsrMatrix& csr, const EvenSpec& spec, ThreadPool& poo
 
   for (std::size_t block = 0; block < rows.size(); ++block) {
     std::int64_t at = static_cast<std::int64_t>(block) * arrays.vectors;
-    for (const std::uint32_t row : rows[block]) {
+    for (const std::int32_t row : rows[block]) {
       arrays.begin.push_back(static_cast<std::uint32_t>(at));
-      arrays.target.push_back(row);
-      at += segments[row] * spec.group;
+      arrays.target.push_back(static_cast<std::uint32_t>(row));
+      at += vectors_of(row);
     }
     const auto items = (block + 1) * static_cast<std::size_t>(arrays.items);
     arrays.begin.resize(items, static_cast<std::uint32_t>(at));
