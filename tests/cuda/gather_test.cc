@@ -367,7 +367,7 @@ TEST(GatherFamily, OffersConfigurationsThatHoldAllRows) {
           EXPECT_EQ(c.columns % 8, 0) << c.name();
           EXPECT_LE(c.shared_bytes(c.most_strips), 232448) << c.name();
           EXPECT_TRUE(names.insert(c.name()).second) << c.name();
-          const double us = estimate_us(c, problem, pattern, cuda::h100_facts());
+          const double us = estimate_us(c, problem, strip_stats(pattern), cuda::h100_facts());
           EXPECT_GT(us, 1) << c.name();
           EXPECT_LT(us, 1e6) << c.name();
         }

@@ -129,12 +129,13 @@ class GatherFamily final : public Family {
   [[nodiscard]] std::vector<Candidate> candidates(const Problem& problem,
                                                   const PatternStats& pattern,
                                                   const cuda::DeviceFacts& device) const override {
+    const StripStats strips = strip_stats(pattern);
     std::vector<Candidate> found;
     for (const GatherConfig& config : gather_configs(problem, device)) {
       if (pattern.density() < least_density(config)) continue;
       found.push_back(
           {.name = config.name(),
-           .estimate_us = estimate_us(config, problem, pattern, device),
+           .estimate_us = estimate_us(config, problem, strips, device),
            .source = config.source(problem),
            .build = [config, problem](const Weight& weight, const cuda::Stream& stream) {
              return std::make_unique<GatherOperator>(config, problem, weight, stream);

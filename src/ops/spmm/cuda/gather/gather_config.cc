@@ -39,21 +39,6 @@ constexpr std::int64_t kFewestForTall = 65;
 /// Up to so many blocks may own rows.
 constexpr std::int64_t kMostForRows = 128;
 
-/// Steps of a strip: the mean of their longest rows, when strips are made of rows of like length;
-/// or what rows that are cut take, a twentieth and eight steps more than the mean row. Tall blocks,
-/// which have as many rows as they have room for, have none for cut ones.
-double mean_strip(const PatternStats& pattern, bool tall) {
-  std::vector<std::int32_t> sorted = pattern.row_nnz;
-  const double mean = static_cast<double>(pattern.nnz) / std::max<double>(1, pattern.rows);
-  if (sorted.empty()) return mean;
-  std::sort(sorted.begin(), sorted.end(), std::greater<>());
-  double sum = 0;
-  for (std::size_t i = 0; i < sorted.size(); i += GatherConfig::kStripRows) sum += sorted[i];
-  const double whole = sum / static_cast<double>(divide_up(pattern.rows, GatherConfig::kStripRows));
-  constexpr double kCut = 1.05, kCutSteps = 8;
-  return tall ? whole : std::min(whole, kCut * mean + kCutSteps);
-}
-
 /// Zeros a nonzero that steps of 7 bits take where no nonzero is within reach (counted on uniform
 /// patterns): of a skewed one, more in its many sparse rows.
 double zeros_between(const PatternStats& pattern) {
@@ -180,20 +165,36 @@ std::vector<GatherConfig> gather_configs(const Problem& problem, const cuda::Dev
   return found;
 }
 
-double estimate_us(const GatherConfig& config, const Problem& problem, const PatternStats& pattern,
+StripStats strip_stats(const PatternStats& pattern) {
+  StripStats stats{.density = pattern.density(), .zeros = zeros_between(pattern)};
+  const double mean = static_cast<double>(pattern.nnz) / std::max<double>(1, pattern.rows);
+  stats.whole = stats.cut = mean;
+  std::vector<std::int32_t> sorted = pattern.row_nnz;
+  if (sorted.empty()) return stats;
+  std::sort(sorted.begin(), sorted.end(), std::greater<>());
+  double sum = 0;  // Of the strips' longest rows.
+  for (std::size_t i = 0; i < sorted.size(); i += GatherConfig::kStripRows) sum += sorted[i];
+  stats.whole = sum / static_cast<double>(divide_up(pattern.rows, GatherConfig::kStripRows));
+  // A twentieth and eight steps more than the mean row.
+  constexpr double kCut = 1.05, kCutSteps = 8;
+  stats.cut = std::min(stats.whole, kCut * mean + kCutSteps);
+  return stats;
+}
+
+double estimate_us(const GatherConfig& config, const Problem& problem, const StripStats& of_pattern,
                    const cuda::DeviceFacts& device) {
   const double passes = std::ceil(static_cast<double>(problem.n) / (8.0 * config.token_tiles));
-  // Steps of a strip in a block's columns: its longest row there, and half a chunk.
-  const double whole = mean_strip(pattern, config.tall);
-  const double part = whole / config.split;
+  // Steps of a strip in a block's columns: its longest run there, and half a chunk. Tall blocks,
+  // which have as many rows as they have room for, have none for cut ones.
+  const double part = (config.tall ? of_pattern.whole : of_pattern.cut) / config.split;
   // Short steps: zeros where nothing is within reach, and conflicts of banks where too little is
   // to choose from (counted).
-  const double density = pattern.density();
   const bool short_steps = config.delta == 7;
-  const double zeros = short_steps ? zeros_between(pattern) : 0;
-  const double conflicts = short_steps ? std::clamp(0.04 - 0.035 * std::log2(5 * density), 0., 0.2)
-                           : config.delta > 0 ? 0.03
-                                              : 0.01;
+  const double zeros = short_steps ? of_pattern.zeros : 0;
+  const double conflicts =
+      short_steps        ? std::clamp(0.04 - 0.035 * std::log2(5 * of_pattern.density), 0., 0.2)
+      : config.delta > 0 ? 0.03
+                         : 0.01;
   const double steps = (part + (config.split > 1 ? 0.7 * std::sqrt(part) : 0)) * (1 + zeros) +
                        0.5 * config.chunk_steps();
   const double sms = std::max(1, device.multiprocessors);

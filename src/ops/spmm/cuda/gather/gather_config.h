@@ -39,8 +39,17 @@ struct GatherConfig {
 /// Every configuration that makes sense for the problem.
 std::vector<GatherConfig> gather_configs(const Problem& problem, const cuda::DeviceFacts& device);
 
+/// What estimates need to know of a pattern: worked out once for all configurations.
+struct StripStats {
+  double density = 0;
+  double whole = 0;  ///< Steps of a strip, mean: of rows of like length,
+  double cut = 0;    ///< and where long rows are cut.
+  double zeros = 0;  ///< That a nonzero takes where steps of 7 bits do not reach the next.
+};
+StripStats strip_stats(const PatternStats& pattern);
+
 /// Microseconds of one run: bytes, shared memory, issue slots, and what the ends cost.
-double estimate_us(const GatherConfig& config, const Problem& problem, const PatternStats& pattern,
+double estimate_us(const GatherConfig& config, const Problem& problem, const StripStats& of_pattern,
                    const cuda::DeviceFacts& device);
 
 }  // namespace rarefy::gpu
